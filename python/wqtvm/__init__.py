@@ -1,0 +1,1 @@
+"""Group-wise, fully quantized int8 Winograd convolutions for PyTorch networks, on Apache TVM."""

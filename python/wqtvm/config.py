@@ -1,0 +1,69 @@
+"""What the user chooses: one frozen configuration for the whole network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import ConfigError
+
+Precision = Literal["full", "hadamard"]
+Steps = Literal["axis", "tile"]
+
+ALGORITHMS = ("winograd", "direct", "float")
+TILES = (2, 3, 4, 5, 6)
+PRECISIONS = ("full", "hadamard")
+SCALES = ("standard", "row-norm", "correlated")
+STEPS = ("axis", "tile")
+NAMED_POINTS = ("best", "lavin")
+
+
+@dataclass(frozen=True)
+class WinogradConfig:
+    """How eligible convolutions are computed.
+
+    Attributes
+    ----------
+    algorithm : "winograd", "direct" (int8 without a transform) or "float".
+    tile : outputs a tile edge, m of F(m, 3).
+    points : "best", "lavin", or the finite interpolation points as fractions ("0", "2/3", ...).
+    precision : "hadamard" (the product alone in int8) or "full" (every stage in int8).
+    group_size : channels that share a quantization step; 0 means all of a layer.
+    scales : "standard", "row-norm" or "correlated"; of use in ``full`` only.
+    steps : axis shared by a step in ``full``: "axis" or "tile".
+    include, exclude : shell patterns over layer names; one that matches nothing is an error.
+
+    Raises
+    ------
+    ConfigError
+        If a value is outside its choices.
+    """
+
+    algorithm: str = "winograd"
+    tile: int = 4
+    points: str | tuple[str, ...] = "best"
+    precision: Precision = "hadamard"
+    group_size: int = 32
+    scales: str = "correlated"
+    steps: Steps = "axis"
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _one_of("algorithm", self.algorithm, ALGORITHMS)
+        _one_of("tile", self.tile, TILES)
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("scales", self.scales, SCALES)
+        _one_of("steps", self.steps, STEPS)
+        if isinstance(self.points, str):
+            _one_of("points", self.points, NAMED_POINTS)
+        if self.group_size < 0 or self.group_size % 4:
+            raise ConfigError(
+                f"group_size is {self.group_size}; give 0 (a whole layer) or a multiple of 4"
+            )
+
+
+def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ConfigError(f"{name} is {value!r}; give one of {listed}")
