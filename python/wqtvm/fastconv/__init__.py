@@ -1,0 +1,42 @@
+"""Exact maths of fast convolutions: algorithms, points, scales, and transform rows."""
+
+from __future__ import annotations
+
+from .bilinear import BilinearAlgorithm, Matrix, Rational, as_matrix, rescaled
+from .rows import IntegerMatrix, RowOps, evaluate_row, integer_matrix
+from .scales import (
+    CORRELATION,
+    SCALE_RULES,
+    ScaleSet,
+    correlated_scales,
+    named_scales,
+    noise_gain_db,
+    row_norm_scales,
+    standard_scales,
+)
+from .toom_cook import INFINITY, NAMED_POINTS, direct, toom_cook, winograd
+
+__all__ = [
+    "CORRELATION",
+    "INFINITY",
+    "NAMED_POINTS",
+    "SCALE_RULES",
+    "BilinearAlgorithm",
+    "IntegerMatrix",
+    "Matrix",
+    "Rational",
+    "RowOps",
+    "ScaleSet",
+    "as_matrix",
+    "correlated_scales",
+    "direct",
+    "evaluate_row",
+    "integer_matrix",
+    "named_scales",
+    "noise_gain_db",
+    "rescaled",
+    "row_norm_scales",
+    "standard_scales",
+    "toom_cook",
+    "winograd",
+]
