@@ -17,7 +17,7 @@ INFINITY = "inf"
 KERNEL_TAPS = 3
 
 # Finite points; infinity is always the last. Points come in pairs p, -p beside each other, so that
-# two rows of B^T share their even and odd halves. F(3,3) and F(5,3) have one unpaired point.
+# two rows of B^T share their even and odd halves.
 NAMED_POINTS: dict[str, dict[int, tuple[str, ...]]] = {
     # Lavin and Gray's, which every library uses.
     "lavin": {
@@ -27,12 +27,13 @@ NAMED_POINTS: dict[str, dict[int, tuple[str, ...]]] = {
         5: ("0", "1", "-1", "2", "-2", "1/2"),
         6: ("0", "1", "-1", "2", "-2", "1/2", "-1/2"),
     },
-    # Least noise gain among points whose integer rows of B^T are exact in int8.
+    # The least noise gain among pairs (and 0, where the count is odd) of fractions of integers up to
+    # 6 whose integer rows of B^T fit int8. Where the count is even, leaving out 0 is worth 3 to 6 dB.
     "best": {
         2: ("0", "1", "-1"),
-        3: ("0", "1", "-1", "2"),
+        3: ("1/2", "-1/2", "4/3", "-4/3"),
         4: ("0", "2/3", "-2/3", "3/2", "-3/2"),
-        5: ("0", "1", "-1", "2", "-2", "1/2"),
+        5: ("1/4", "-1/4", "1", "-1", "2", "-2"),
         6: ("0", "1", "-1", "2", "-2", "1/2", "-1/2"),
     },
 }
