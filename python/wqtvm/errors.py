@@ -22,6 +22,14 @@ class UnsupportedOperatorError(WqtvmError):
     """The network has an operator that cannot be imported."""
 
 
+class UnsupportedDtypeError(WqtvmError):
+    """An input or a weight has a dtype that cannot be imported."""
+
+
+class ExportError(WqtvmError):
+    """``torch.export`` cannot capture the model; the cause is attached."""
+
+
 class DynamicShapeError(WqtvmError):
     """The network has a shape that is not known at compile time."""
 
@@ -40,6 +48,10 @@ class InputMismatchError(WqtvmError, ValueError):
 
 class UnknownTargetError(WqtvmError, ValueError):
     """No target of this name exists."""
+
+
+class NativeLibraryError(WqtvmError, ImportError):
+    """The compiled part of wqtvm is missing, or was built for another machine."""
 
 
 class TargetNotRunnableError(WqtvmError):
