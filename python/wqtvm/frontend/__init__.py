@@ -1,0 +1,7 @@
+"""Import of PyTorch models into Relax."""
+
+from .model import ImportedModel, TensorSpec
+from .names import layer_name, name_layers
+from .torch_import import from_torch
+
+__all__ = ["ImportedModel", "TensorSpec", "from_torch", "layer_name", "name_layers"]
