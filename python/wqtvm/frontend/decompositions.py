@@ -17,6 +17,7 @@ KEPT = (
     _aten.pixel_unshuffle.default,
     _aten.reflection_pad2d.default,
     _aten.replication_pad2d.default,
+    _aten.scaled_dot_product_attention.default,
     _aten.silu.default,
     _aten.upsample_bicubic2d.vec,
     _aten.upsample_nearest2d.vec,

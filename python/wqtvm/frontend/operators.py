@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import fx
 from tvm import relax
@@ -56,7 +57,7 @@ def _resize2d(method: str, coordinates: str, rounding: str = "") -> Convert:
         size = _argument(node, "output_size")
         factors = _argument(node, "scale_factors")
         if size is None:
-            size = _scaled_size([int(extent) for extent in x.ty.shape[2:]], factors)
+            size = _scaled_size([int(extent) for extent in x.ty.shape][2:], factors)
         aligned = method != "nearest_neighbor" and _argument(node, "align_corners")
         return importer.block_builder.emit(
             relax.op.image.resize2d(
@@ -71,6 +72,80 @@ def _resize2d(method: str, coordinates: str, rounding: str = "") -> Convert:
         )
 
     return convert
+
+
+def _adaptive_max_pool2d(node: fx.Node, importer: Any) -> tuple[relax.Var]:
+    """Pooling to an extent that divides the input's; the indices are not computed."""
+    x = importer.env[node.args[0]]
+    extents = [int(extent) for extent in x.ty.shape][-2:]
+    sizes = cast(Sequence[int], node.args[1])
+    if any(extent % size for extent, size in zip(extents, sizes, strict=True)):
+        raise ValueError(f"the output {list(sizes)} does not divide the input {extents}")
+    window = [extent // size for extent, size in zip(extents, sizes, strict=True)]
+    return (importer.block_builder.emit(relax.op.nn.max_pool2d(x, window, window)),)
+
+
+def _avg_pool2d(node: fx.Node, importer: Any) -> relax.Var:
+    """TVM's own conversion ignores the divisor."""
+    if _argument(node, "divisor_override") is not None:
+        raise ValueError("divisor_override is not supported")
+    window = cast(Sequence[int], node.args[1])
+    return importer.block_builder.emit(
+        relax.op.nn.avg_pool2d(
+            importer.env[node.args[0]],
+            window,
+            _argument(node, "stride") or window,
+            _argument(node, "padding") or 0,
+            ceil_mode=bool(_argument(node, "ceil_mode")),
+            count_include_pad=_argument(node, "count_include_pad") is not False,
+        )
+    )
+
+
+def _reduce(operator: Callable[..., relax.Expr]) -> Convert:
+    def convert(node: fx.Node, importer: Any) -> relax.Var:
+        axes = list(_argument(node, "dim") or []) or None
+        keep = bool(_argument(node, "keepdim"))
+        return importer.block_builder.emit(operator(importer.env[node.args[0]], axes, keep))
+
+    return convert
+
+
+def _attention(node: fx.Node, importer: Any) -> relax.Var:
+    """softmax(scale Q K^T) V over (..., length, channels).
+
+    The default decomposition spends five operators on rows that a mask covers as a whole; here
+    they come out zero, as in PyTorch, by masking the probabilities once more.
+    """
+    query, key, value = (importer.env[argument] for argument in node.args[:3])
+    if _argument(node, "enable_gqa"):
+        raise ValueError("enable_gqa is not supported; repeat the key and value heads")
+    if _argument(node, "dropout_p"):
+        raise ValueError("dropout_p is not 0; the model was captured in training mode")
+    emit = importer.block_builder.emit
+    scale = _argument(node, "scale")
+    if scale is None:
+        scale = int(query.ty.shape[query.ty.ndim - 1]) ** -0.5
+    swapped = [*range(key.ty.ndim - 2), key.ty.ndim - 1, key.ty.ndim - 2]
+    scaled = emit(relax.op.multiply(query, relax.const(scale, "float32")))
+    scores = emit(relax.op.matmul(scaled, emit(relax.op.permute_dims(key, swapped))))
+    allowed = None
+    if _argument(node, "is_causal"):
+        queries, keys = (int(size) for size in list(scores.ty.shape)[-2:])
+        allowed = relax.const(np.tri(queries, keys, dtype="bool"))
+    mask = _argument(node, "attn_mask")
+    if mask is not None:
+        allowed = importer.env[mask]
+        if allowed.ty.dtype.dtype != "bool":
+            scores = emit(relax.op.add(scores, allowed))
+            allowed = emit(relax.op.greater(allowed, relax.const(-np.inf, "float32")))
+    if allowed is not None:
+        lowest = relax.const(np.finfo("float32").min, "float32")
+        scores = emit(relax.op.where(allowed, scores, lowest))
+    weights = emit(relax.op.nn.softmax(scores))
+    if allowed is not None:
+        weights = emit(relax.op.where(allowed, weights, relax.const(0.0, "float32")))
+    return emit(relax.op.matmul(weights, value))
 
 
 def _argument(node: fx.Node, name: str) -> Any:
@@ -94,10 +169,15 @@ def _scaled_size(extents: Sequence[int], factors: Sequence[float]) -> list[int]:
 
 
 OWN_CONVERTERS: dict[str, Convert] = {
+    "adaptive_max_pool2d.default": _adaptive_max_pool2d,
+    "amax.default": _reduce(relax.op.max),
+    "amin.default": _reduce(relax.op.min),
+    "avg_pool2d.default": _avg_pool2d,
     "pixel_shuffle.default": _pixel_shuffle,
     "pixel_unshuffle.default": _pixel_unshuffle,
     "reflection_pad2d.default": _pad2d("reflect"),
     "replication_pad2d.default": _pad2d("replicate"),
+    "scaled_dot_product_attention.default": _attention,
     "upsample_nearest2d.vec": _resize2d("nearest_neighbor", "asymmetric", "floor"),
     "_upsample_nearest_exact2d.vec": _resize2d("nearest_neighbor", "half_pixel", "round"),
     "upsample_bilinear2d.vec": _resize2d("linear", "half_pixel"),
