@@ -1,0 +1,32 @@
+"""Group-wise int8: the arithmetic, the numpy reference of every stage, and the per-layer plan."""
+
+from __future__ import annotations
+
+from .arithmetic import Quantized, dequantize, fma32, quantize
+from .metrics import psnr_db, sqnr_db
+from .reference import (
+    FullStages,
+    HadamardStages,
+    full_reference,
+    hadamard_reference,
+    winograd_reference,
+)
+from .scheme import Scheme
+from .weights import QuantizedWeights, quantize_weights
+
+__all__ = [
+    "FullStages",
+    "HadamardStages",
+    "Quantized",
+    "QuantizedWeights",
+    "Scheme",
+    "dequantize",
+    "fma32",
+    "full_reference",
+    "hadamard_reference",
+    "psnr_db",
+    "quantize",
+    "quantize_weights",
+    "sqnr_db",
+    "winograd_reference",
+]

@@ -1,0 +1,284 @@
+"""The numpy reference: every stage of a quantized convolution, to the bit.
+
+Kernels are compared with it, integers with tolerance 0, on every ISA. Axes: p tiles in the order
+(image, tile row, tile column); i, j rows and columns of an input tile (t each); e, v taps (n each);
+a, b rows and columns of an output tile (m each); c input channels, as (g groups, s channels of a
+group); k output channels, h groups of output channels. An axis along which a step is shared over
+the whole tile (``steps="tile"``) has length 1 in the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputMismatchError
+from ..fastconv import evaluate_row
+from .arithmetic import F32, I8, I32, LARGEST, NumpyRowOps, fma32, quantize, split_groups
+from .scheme import Scheme
+from .weights import QuantizedWeights
+
+_FLOAT32_INTEGERS = 2**24  # integers below are exact in float32, and so are their sums
+_OPS = NumpyRowOps()
+_Number = TypeVar("_Number", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class HadamardStages:
+    """Stages of precision "hadamard": transforms in float32, the products in int8.
+
+    Attributes
+    ----------
+    d : float32 (p, i, j, c), input tiles.
+    b_d, b_d_b : float32 (p, e, j, c) and (p, e, v, c), passes of the input transform.
+    v, v_step : int8 (p, e, v, g, s) and float32 (p, e, v, g).
+    acc : int32 (p, e, v, k, g), sums of a group; None unless asked for.
+    m : float32 (p, e, v, k), sums of products.
+    a_m, y : float32 (p, a, v, k) and (p, a, b, k), passes of the output transform.
+    output : float32 (image, row, column, k).
+    """
+
+    d: F32
+    b_d: F32
+    b_d_b: F32
+    v: I8
+    v_step: F32
+    acc: I32 | None
+    m: F32
+    a_m: F32
+    y: F32
+    output: F32
+
+
+@dataclass(frozen=True)
+class FullStages:
+    """Stages of precision "full": each is in int8, with steps that the next pass can sum under.
+
+    Attributes
+    ----------
+    d : float32 (p, i, j, c), input tiles.
+    d_q, d_step : int8 (p, i, j, g, s) and float32 (p, j, g).
+    b_d_q, b_d_step : int8 (p, e, j, g, s) and float32 (p, e, g).
+    v, v_step : int8 (p, e, v, g, s) and float32 (p, e, v, g).
+    acc : int32 (p, e, v, k, g), sums of a group; None unless asked for.
+    m : float32 (p, e, v, k), sums of products.
+    m_q, m_step : int8 (p, e, v, k) and float32 (p, v, h).
+    a_m_q, a_m_step : int8 (p, a, v, k) and float32 (p, a, h).
+    y : float32 (p, a, b, k).
+    output : float32 (image, row, column, k).
+    """
+
+    d: F32
+    d_q: I8
+    d_step: F32
+    b_d_q: I8
+    b_d_step: F32
+    v: I8
+    v_step: F32
+    acc: I32 | None
+    m: F32
+    m_q: I8
+    m_step: F32
+    a_m_q: I8
+    a_m_step: F32
+    y: F32
+    output: F32
+
+
+def winograd_reference(
+    x: F32,
+    weights: QuantizedWeights,
+    scheme: Scheme,
+    padding: int,
+    keep_accumulators: bool = False,
+) -> HadamardStages | FullStages:
+    """Every stage of the convolution, in the precision of the scheme.
+
+    Parameters
+    ----------
+    x : float32 (image, row, column, channel).
+    padding : zeros on each side, in pixels.
+    keep_accumulators : also return the int32 sums of every group.
+
+    Raises
+    ------
+    InputMismatchError
+        If x is no float32 image batch of the weights' channels, or smaller than the kernel.
+    """
+    if scheme.precision == "full":
+        return full_reference(x, weights, scheme, padding, keep_accumulators)
+    return hadamard_reference(x, weights, scheme, padding, keep_accumulators)
+
+
+def hadamard_reference(
+    x: F32,
+    weights: QuantizedWeights,
+    scheme: Scheme,
+    padding: int,
+    keep_accumulators: bool = False,
+) -> HadamardStages:
+    """Stages of precision "hadamard"; parameters and errors as in winograd_reference."""
+    d = extract_tiles(x, weights, scheme, padding)
+    with np.errstate(all="ignore"):
+        rows = scheme.input_matrix.rows
+        b_d = _transform(rows, d, axis=1)
+        b_d_b = _transform(rows, b_d, axis=2)
+        v = quantize(_split(b_d_b, scheme), shared=(4,))
+        v_step = v.step[..., 0]
+        m, acc = _products(v.q, v_step, weights, keep_accumulators)
+        a_m = _transform(scheme.output_matrix, m, axis=1)
+        y = _transform(scheme.output_matrix, a_m, axis=2)
+    output = assemble_tiles(y, x.shape, scheme, padding)
+    return HadamardStages(d, b_d, b_d_b, v.q, v_step, acc, m, a_m, y, output)
+
+
+def full_reference(
+    x: F32,
+    weights: QuantizedWeights,
+    scheme: Scheme,
+    padding: int,
+    keep_accumulators: bool = False,
+) -> FullStages:
+    """Stages of precision "full"; parameters and errors as in winograd_reference."""
+    d = extract_tiles(x, weights, scheme, padding)
+    rows = np.asarray(scheme.input_matrix.rows, dtype=np.float64)
+    row_scale = scheme.input_row_scale.astype(np.float32)
+    output_integers, a_step = scheme.output_integers
+    a_int = output_integers.astype(np.float64)
+    a_int = a_int.astype(np.float64)
+    tile = scheme.steps == "tile"
+    with np.errstate(all="ignore"):
+        # Each pass sums along one tile axis, where a step must be shared; "tile" shares both.
+        d_q = quantize(_split(d, scheme), shared=(1, 2, 4) if tile else (1, 4))
+        sums = _integer_pass(rows, d_q.q, axis=1)  # p e j g s
+        factor = d_q.step * row_scale[:, None, None, None]
+        b_d = quantize(sums * factor, shared=(1, 2, 4) if tile else (2, 4))
+        sums = _integer_pass(rows, b_d.q, axis=2)  # p e v g s
+        factor = b_d.step * row_scale[:, None, None]
+        v = quantize(sums * factor, shared=(4,))
+        v_step = v.step[..., 0]
+        m, acc = _products(v.q, v_step, weights, keep_accumulators)
+
+        m_q = quantize(_split(m, scheme), shared=(1, 2, 4) if tile else (1, 4))
+        sums = _integer_pass(a_int, m_q.q, axis=1)  # p a v h s
+        a_m = quantize(sums * (m_q.step * a_step), shared=(1, 2, 4) if tile else (2, 4))
+        sums = _integer_pass(a_int, a_m.q, axis=2)  # p a b h s
+        y = _join(sums * (a_m.step * a_step), m.shape[-1])
+    output = assemble_tiles(y, x.shape, scheme, padding)
+    return FullStages(
+        d=d,
+        d_q=d_q.q,
+        d_step=d_q.step[:, 0, :, :, 0],
+        b_d_q=b_d.q,
+        b_d_step=b_d.step[:, :, 0, :, 0],
+        v=v.q,
+        v_step=v_step,
+        acc=acc,
+        m=m,
+        m_q=_join(m_q.q, m.shape[-1]),
+        m_step=m_q.step[:, 0, :, :, 0],
+        a_m_q=_join(a_m.q, m.shape[-1]),
+        a_m_step=a_m.step[:, :, 0, :, 0],
+        y=y,
+        output=output,
+    )
+
+
+def extract_tiles(x: F32, weights: QuantizedWeights, scheme: Scheme, padding: int) -> F32:
+    """Overlapping input tiles, float32 (p, i, j, c), zeros outside the image."""
+    if x.ndim != 4 or x.dtype != np.float32 or x.shape[3] != weights.channels:
+        raise InputMismatchError(
+            f"input is {x.dtype} of shape {x.shape}; give float32 of shape "
+            f"(images, rows, columns, {weights.channels})"
+        )
+    batch, height, width, channels = x.shape
+    algorithm = scheme.algorithm
+    tiles_y = -(-_outputs(height, scheme, padding) // algorithm.m)
+    tiles_x = -(-_outputs(width, scheme, padding) // algorithm.m)
+    covered_y = tiles_y * algorithm.m + algorithm.r - 1
+    covered_x = tiles_x * algorithm.m + algorithm.r - 1
+    padded = np.zeros(
+        (batch, max(covered_y, padding + height), max(covered_x, padding + width), channels),
+        dtype=np.float32,
+    )
+    padded[:, padding : padding + height, padding : padding + width] = x
+    row = np.arange(tiles_y)[:, None] * algorithm.m + np.arange(algorithm.t)
+    column = np.arange(tiles_x)[:, None] * algorithm.m + np.arange(algorithm.t)
+    tiles = padded[:, row[:, None, :, None], column[None, :, None, :]]
+    return tiles.reshape(-1, algorithm.t, algorithm.t, channels)
+
+
+def assemble_tiles(y: F32, x_shape: tuple[int, ...], scheme: Scheme, padding: int) -> F32:
+    """Output tiles (p, a, b, k) as float32 (image, row, column, k), results outside dropped."""
+    batch = x_shape[0]
+    height = _outputs(x_shape[1], scheme, padding)
+    width = _outputs(x_shape[2], scheme, padding)
+    m = scheme.algorithm.m
+    tiles_y, tiles_x = -(-height // m), -(-width // m)
+    image = y.reshape(batch, tiles_y, tiles_x, m, m, -1).transpose(0, 1, 3, 2, 4, 5)
+    image = image.reshape(batch, tiles_y * m, tiles_x * m, -1)
+    return np.ascontiguousarray(image[:, :height, :width])
+
+
+def _outputs(size: int, scheme: Scheme, padding: int) -> int:
+    outputs = size + 2 * padding - scheme.algorithm.r + 1
+    if outputs < 1:
+        raise InputMismatchError(
+            f"an input edge of {size} pixels with padding {padding} has no output for "
+            f"{scheme.algorithm.r} taps; give a larger image"
+        )
+    return outputs
+
+
+def _split(values: F32, scheme: Scheme) -> F32:
+    return split_groups(values, scheme.channels_per_group(values.shape[-1]))
+
+
+def _join(values: NDArray[_Number], channels: int) -> NDArray[_Number]:
+    """Last two axes (groups, size) joined to one of channels, padding dropped."""
+    joined = values.reshape(*values.shape[:-2], -1)[..., :channels]
+    return np.ascontiguousarray(joined)
+
+
+def _transform(matrix: Iterable[Sequence[float]], values: F32, axis: int) -> F32:
+    """One float32 pass of a transform along an axis, each row in the order of evaluate_row."""
+    inputs = list(np.moveaxis(values, axis, 0))
+    rows = [evaluate_row(tuple(row), inputs, _OPS) for row in matrix]
+    return np.stack(rows, axis=axis)
+
+
+def _integer_pass(matrix: NDArray[np.float64], values: I8, axis: int) -> F32:
+    """One int32 pass of a transform along an axis, rounded to float32.
+
+    Computed in float64, where the sums are exact.
+    """
+    columns = np.moveaxis(values, axis, 0)
+    flat = columns.reshape(columns.shape[0], -1).astype(np.float64)
+    sums = (matrix @ flat).astype(np.float32)
+    return np.moveaxis(sums.reshape(-1, *columns.shape[1:]), 0, axis)
+
+
+def _products(
+    v: I8, v_step: F32, weights: QuantizedWeights, keep_accumulators: bool
+) -> tuple[F32, I32 | None]:
+    """Products summed over channels: M (p, e, v, k), and the int32 sums of each group."""
+    tiles, n, _, groups, size = v.shape
+    outputs = weights.u.shape[2]
+    # A matrix product of floats is exact as long as the sums are, and far faster than integers.
+    exact = np.dtype(np.float32 if size * LARGEST**2 < _FLOAT32_INTEGERS else np.float64)
+    m = np.zeros((n, n, tiles, outputs), dtype=np.float32)
+    accumulators = []
+    for group in range(groups):
+        left = v[:, :, :, group].transpose(1, 2, 0, 3).astype(exact)
+        right = weights.u[:, :, :, group].transpose(0, 1, 3, 2).astype(exact)
+        acc = left @ right  # (e, v, p, k)
+        step = v_step[..., group].transpose(1, 2, 0)[..., None] * weights.step[:, :, None, :, group]
+        m = fma32(acc.astype(np.float32), step, m)
+        if keep_accumulators:
+            accumulators.append(acc.astype(np.int32).transpose(2, 0, 1, 3))
+    kept = np.stack(accumulators, axis=-1) if keep_accumulators else None
+    return np.ascontiguousarray(m.transpose(2, 0, 1, 3)), kept

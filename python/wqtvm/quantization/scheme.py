@@ -1,0 +1,120 @@
+"""Which algorithm, scales and steps a quantized convolution uses: one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from ..fastconv import (
+    BilinearAlgorithm,
+    IntegerMatrix,
+    ScaleSet,
+    integer_matrix,
+    standard_scales,
+)
+from .arithmetic import round_up
+
+PRECISIONS = ("hadamard", "full")
+STEPS = ("axis", "tile")
+WHOLE_MULTIPLE = 32  # a group of all channels is padded to a multiple of this
+_LARGEST_INTEGER = {"hadamard": 2**24, "full": 127}  # exact in float32, exact in int8
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How one convolution is quantized.
+
+    Attributes
+    ----------
+    algorithm : the bilinear algorithm; fastconv.direct() is the direct convolution.
+    scales : S_B and S_G. In precision "hadamard" they cancel, and the standard ones are used.
+    precision : "hadamard" (only U and V in int8) or "full" (every stage in int8).
+    group_size : consecutive channels that share a step; 0 means all.
+    steps : "axis" or "tile", what shares a step in precision "full".
+
+    Raises
+    ------
+    ConfigError
+        If a value is outside its choices, or the rows of B^T are no integers of the precision.
+    """
+
+    algorithm: BilinearAlgorithm
+    scales: ScaleSet
+    precision: str = "hadamard"
+    group_size: int = 32
+    steps: str = "axis"
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("precision", self.precision, PRECISIONS),
+            ("steps", self.steps, STEPS),
+        ):
+            if value not in choices:
+                raise ConfigError(f"{name} is {value!r}; give one of {', '.join(choices)}")
+        if self.group_size < 0:
+            raise ConfigError(f"group_size is {self.group_size}; give 0 (all channels) or more")
+        if len(self.scales.s_b) != self.algorithm.n:
+            raise ConfigError(
+                f"scales {self.scales.name!r} are for {len(self.scales.s_b)} products; "
+                f"{self.algorithm.name} has {self.algorithm.n}"
+            )
+        limit = _LARGEST_INTEGER[self.precision]
+        largest = integer_matrix(self.algorithm.b_t).largest
+        if largest > limit:
+            raise ConfigError(
+                f"{self.algorithm.name} with points {', '.join(self.algorithm.points)}: "
+                f"B^T has the integer {largest}; precision {self.precision!r} is exact up to "
+                f"{limit}: choose simpler points"
+            )
+
+    @cached_property
+    def effective_scales(self) -> ScaleSet:
+        """The scales that are used: standard ones in precision "hadamard"."""
+        if self.precision == "hadamard":
+            return standard_scales(self.algorithm)
+        return self.scales
+
+    @cached_property
+    def input_matrix(self) -> IntegerMatrix:
+        """B^T as small integers and row scales."""
+        return integer_matrix(self.algorithm.b_t)
+
+    @cached_property
+    def input_row_scale(self) -> NDArray[np.float64]:
+        """Float64 (n,): ``S_B B^T == diag(input_row_scale) @ input_matrix.rows``."""
+        row_scale = np.array([float(scale) for scale in self.input_matrix.row_scale])
+        product: NDArray[np.float64] = np.asarray(self.effective_scales.s_b) * row_scale
+        return product
+
+    @cached_property
+    def weight_matrix(self) -> NDArray[np.float64]:
+        """Float64 (n, r): S_G G."""
+        g = np.asarray(self.algorithm.g, dtype=np.float64)
+        return np.asarray(self.effective_scales.s_g)[:, None] * g
+
+    @cached_property
+    def output_matrix(self) -> NDArray[np.float64]:
+        """Float64 (m, n): A^T S_A."""
+        a_t = np.asarray(self.algorithm.a_t, dtype=np.float64)
+        scaled: NDArray[np.float64] = a_t * np.asarray(self.effective_scales.s_a)
+        return scaled
+
+    @cached_property
+    def output_integers(self) -> tuple[NDArray[np.int16], np.float32]:
+        """A^T S_A as int16 (m, n) times one float32 step: its rounding in precision "full"."""
+        step = np.abs(self.output_matrix).max() / np.iinfo(np.int16).max
+        return np.rint(self.output_matrix / step).astype(np.int16), np.float32(step)
+
+    def channels_per_group(self, channels: int) -> int:
+        """Size of a group, padding included, in a layer of so many channels."""
+        return self.group_size or round_up(channels, WHOLE_MULTIPLE)
+
+    def groups(self, channels: int) -> int:
+        """Number of groups in a layer of so many channels; the last may be padded with zeros."""
+        return round_up(channels, self.channels_per_group(channels)) // self.channels_per_group(
+            channels
+        )
