@@ -16,7 +16,7 @@
 
 namespace wqtvm::amx {
 
-TileConfig MakeTileConfig(int palette, const std::vector<TileShape>& tiles) {
+TileConfig MakeTileConfig(int64_t palette, const std::vector<TileShape>& tiles) {
   if (palette != 1) {
     throw std::invalid_argument("palette is " + std::to_string(palette) +
                                 "; AMX has palette 1 only");

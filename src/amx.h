@@ -15,8 +15,8 @@ constexpr int kMaxRowBytes = 64;
 
 // The shape of one tile register: rows, and bytes in a row. {0, 0} leaves the register unused.
 struct TileShape {
-  int rows;
-  int row_bytes;
+  int64_t rows;
+  int64_t row_bytes;
 };
 
 // The 64 bytes that LDTILECFG reads (Intel SDM volume 1, section 18.3): palette, start row, the
@@ -24,10 +24,10 @@ struct TileShape {
 using TileConfig = std::array<uint8_t, 64>;
 
 // Throws std::invalid_argument where LDTILECFG would fault.
-TileConfig MakeTileConfig(int palette, const std::vector<TileShape>& tiles);
+TileConfig MakeTileConfig(int64_t palette, const std::vector<TileShape>& tiles);
 
-// Asks the kernel, once in the life of the process, for the use of the tile registers. Returns 0, or
-// the errno of the refusal; ENODEV where the CPU or this build has no AMX.
+// Asks the kernel, once in the life of the process, for the use of the tile registers. Returns 0,
+// or the errno of the refusal; ENODEV where the CPU or this build has no AMX.
 int RequestPermission();
 
 // Configures or releases the tile registers of the calling thread; no others. Both throw

@@ -19,9 +19,9 @@ enum Register { kEax, kEbx, kEcx, kEdx };
 
 // Registers that the operating system has to save for a feature to be usable: bits of XCR0.
 constexpr uint64_t kNoState = 0;
-constexpr uint64_t kAvxState = 0x6;                 // xmm, ymm
+constexpr uint64_t kAvxState = 0x6;                  // xmm, ymm
 constexpr uint64_t kAvx512State = kAvxState | 0xe0;  // k, upper zmm, zmm16 to zmm31
-constexpr uint64_t kAmxState = 0x60000;             // tile configuration, tiles
+constexpr uint64_t kAmxState = 0x60000;              // tile configuration, tiles
 
 struct Feature {
   const char* name;
@@ -62,8 +62,8 @@ constexpr Feature kFeatures[] = {
     {"amx_int8", 7, 0, kEdx, 25, kAmxState},
 };
 
-// EAX, EBX, ECX, EDX of a CPUID leaf; zeros where the CPU has no such leaf or subleaf. (CPUID answers
-// a leaf that is too high with another leaf's data, so the highest ones are asked first.)
+// EAX, EBX, ECX, EDX of a CPUID leaf; zeros where the CPU has no such leaf or subleaf. (CPUID
+// answers a leaf that is too high with another leaf's data, so the highest ones are asked first.)
 std::array<uint32_t, 4> Cpuid(uint32_t leaf, uint32_t subleaf) {
   std::array<uint32_t, 4> r{};
   if (__get_cpuid_max(leaf & 0x80000000U, nullptr) < leaf) return r;
@@ -109,9 +109,9 @@ struct Feature {
 
 // Linux: arch/arm64/include/uapi/asm/hwcap.h. The kernel sets a bit only for what it supports.
 constexpr Feature kFeatures[] = {
-    {"asimd", AT_HWCAP, 1},     {"asimdhp", AT_HWCAP, 10}, {"asimddp", AT_HWCAP, 20},
-    {"sve", AT_HWCAP, 22},      {"sve2", AT_HWCAP2, 1},    {"svei8mm", AT_HWCAP2, 9},
-    {"i8mm", AT_HWCAP2, 13},    {"bf16", AT_HWCAP2, 14},
+    {"asimd", AT_HWCAP, 1},  {"asimdhp", AT_HWCAP, 10}, {"asimddp", AT_HWCAP, 20},
+    {"sve", AT_HWCAP, 22},   {"sve2", AT_HWCAP2, 1},    {"svei8mm", AT_HWCAP2, 9},
+    {"i8mm", AT_HWCAP2, 13}, {"bf16", AT_HWCAP2, 14},
 };
 
 }  // namespace

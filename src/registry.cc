@@ -32,10 +32,10 @@ amx::TileConfig ConfigOf(int64_t palette, const ffi::Array<int64_t>& rows,
   }
   std::vector<amx::TileShape> tiles;
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    tiles.push_back({static_cast<int>(rows[i]), static_cast<int>(row_bytes[i])});
+    tiles.push_back({rows[i], row_bytes[i]});
   }
   try {
-    return amx::MakeTileConfig(static_cast<int>(palette), tiles);
+    return amx::MakeTileConfig(palette, tiles);
   } catch (const std::invalid_argument& error) {
     TVM_FFI_THROW(ValueError) << error.what();
     throw;  // not reached: the line above throws

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import wqtvm
 
@@ -13,11 +14,8 @@ from ..errors import NativeLibraryError
 LIBRARY = Path("lib") / "libwqtvm_native.so"
 NAMESPACE = "wqtvm.runtime"
 
-
-class NativeFunction(Protocol):
-    """A function of the native library: tvm_ffi converts arguments and result."""
-
-    def __call__(self, *arguments: Any) -> Any: ...
+NativeFunction = Callable[..., Any]
+"""A function of the native library; tvm_ffi converts its arguments and its result."""
 
 
 @functools.cache
@@ -53,7 +51,9 @@ def native_function(name: str) -> NativeFunction:
     import tvm_ffi
 
     _load()
-    function = tvm_ffi.get_global_func(f"{NAMESPACE}.{name}", allow_missing=True)
+    function: NativeFunction | None = tvm_ffi.get_global_func(
+        f"{NAMESPACE}.{name}", allow_missing=True
+    )
     if function is None:
         raise NativeLibraryError(
             f"{library_path()} has no function {name!r}: it was built from older sources; "

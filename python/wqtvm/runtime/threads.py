@@ -48,7 +48,6 @@ def set_num_threads(count: int) -> None:
         If ``count`` is below 1, or above what this thread's pool was made with.
     """
     import tvm_ffi
-    import tvm.runtime
 
     if count < 1:
         raise ConfigError(f"number of threads is {count}; give 1 or more")
