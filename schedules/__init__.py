@@ -1,0 +1,1 @@
+"""How operators are computed: one module per ISA, named by the target's record."""

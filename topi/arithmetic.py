@@ -1,0 +1,185 @@
+"""The float32 and quantization arithmetic of the operators, as TE expressions.
+
+The rules are those of ``wqtvm.quantization.arithmetic``, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm_ffi
+from tvm import te, tirx
+from tvm.ir.expr import TensorLoad
+
+from ..fastconv import evaluate_row
+from ..quantization.arithmetic import LARGEST, ZERO_BELOW
+
+_SIGN_MASK = 0x7FFFFFFF
+_INFINITY_BITS = 0x7F800000
+
+
+class _FloatOps:
+    """The operations of ``evaluate_row`` on TE expressions of float32."""
+
+    def add(self, a: Any, b: Any, /) -> Any:
+        return a + b
+
+    def sub(self, a: Any, b: Any, /) -> Any:
+        return a - b
+
+    def neg(self, a: Any, /) -> Any:
+        return float32(-1.0) * a
+
+    def mul(self, coefficient: float, a: Any, /) -> Any:
+        return float32(coefficient) * a
+
+    def fma(self, coefficient: float, a: Any, accumulator: Any, /) -> Any:
+        return tirx.op.fma(float32(coefficient), a, accumulator)
+
+
+_FLOAT_OPS = _FloatOps()
+
+
+def float32(value: float) -> Any:
+    """A float32 constant."""
+    return tirx.const(float(value), "float32")
+
+
+def int32(value: int) -> Any:
+    """An int32 constant."""
+    return tirx.const(int(value), "int32")
+
+
+def pick(choices: Sequence[Any], index: Any) -> Any:
+    """choices[index]; one of them remains once the loop over index is unrolled."""
+    picked = choices[-1]
+    for position in range(len(choices) - 2, -1, -1):
+        picked = tirx.Select(index == position, choices[position], picked)
+    return picked
+
+
+def transform(
+    name: str, source: te.Tensor, matrix: Sequence[Sequence[float]], axis: int, order: Any = None
+) -> te.Tensor:
+    """Multiply a float matrix to one axis of a float32 tensor, each row as ``evaluate_row`` does.
+
+    ``order`` permutes the result's axes: result[index] = product[index[i] for i in order].
+    """
+    return _matrix_pass(
+        name,
+        source,
+        axis,
+        order,
+        [lambda inputs, row=row: evaluate_row(row, inputs, _FLOAT_OPS) for row in matrix],
+    )
+
+
+def integer_transform(
+    name: str, source: te.Tensor, matrix: Sequence[Sequence[int]], axis: int
+) -> te.Tensor:
+    """Multiply an integer matrix to one axis of an int8 tensor, exactly, in int32."""
+
+    def row_sum(row: Sequence[int], inputs: Sequence[Any]) -> Any:
+        terms = [
+            value.astype("int32") * int32(coefficient)
+            for coefficient, value in zip(row, inputs, strict=True)
+            if coefficient
+        ]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+    return _matrix_pass(
+        name,
+        source,
+        axis,
+        None,
+        [lambda inputs, row=row: row_sum(row, inputs) for row in matrix],
+    )
+
+
+def _matrix_pass(
+    name: str,
+    source: te.Tensor,
+    axis: int,
+    order: Sequence[int] | None,
+    rows: Sequence[Callable[[Sequence[Any]], Any]],
+) -> te.Tensor:
+    shape = list(source.shape)
+    columns = int(shape[axis])
+    shape[axis] = len(rows)
+    if order is not None:
+        shape = [shape[order.index(i)] for i in range(len(shape))]
+
+    def value(*index: Any) -> Any:
+        at = list(index) if order is None else [index[i] for i in order]
+        inputs = [source(*at[:axis], i, *at[axis + 1 :]) for i in range(columns)]
+        return pick([row(inputs) for row in rows], at[axis])
+
+    return te.compute(shape, value, name=name)
+
+
+def absolute_bits(value: Any) -> Any:
+    """The bits of abs(value) as int32: their order is that of magnitudes, NaN above all."""
+    return tirx.reinterpret("int32", value) & int32(_SIGN_MASK)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of a quantized tensor and their inverses, float32 of one shape."""
+
+    step: te.Tensor
+    inverse: te.Tensor
+
+    def quantize(self, value: Any, index: Sequence[Any]) -> Any:
+        """Round value / step[index] to the nearest even integer within -127 to 127, int32."""
+        scaled = tirx.nearbyint(value * self.inverse(*index))
+        # Ordered comparisons, so that a NaN becomes 127: its step is NaN, its integer is defined.
+        scaled = tirx.Select(scaled < float32(LARGEST), scaled, float32(LARGEST))
+        scaled = tirx.Select(scaled > float32(-LARGEST), scaled, float32(-LARGEST))
+        return scaled.astype("int32")
+
+
+def steps_of(name: str, amax: te.Tensor) -> Steps:
+    """Derive steps from the bits of the largest magnitudes, int32 of any shape."""
+    smallest = int32(ZERO_BELOW.view("int32"))
+
+    def is_finite(bits: Any) -> Any:
+        return bits < int32(_INFINITY_BITS)
+
+    def inverse(*index: Any) -> Any:
+        bits = amax(*index)
+        quotient = float32(LARGEST) / tirx.reinterpret("float32", bits)
+        usable = tirx.all(is_finite(bits), bits >= smallest)
+        return tirx.Select(usable, quotient, float32(0))
+
+    def step(*index: Any) -> Any:
+        bits = amax(*index)
+        quotient = tirx.reinterpret("float32", bits) / float32(LARGEST)
+        quotient = tirx.Select(is_finite(bits), quotient, float32(float("nan")))
+        return tirx.Select(bits >= smallest, quotient, float32(0))
+
+    return Steps(
+        step=te.compute(amax.shape, step, name=f"{name}_step"),
+        inverse=te.compute(amax.shape, inverse, name=f"{name}_inverse"),
+    )
+
+
+def contract_reduction(function: tirx.PrimFunc, tensor: str) -> tirx.PrimFunc:
+    """Make the reduction ``tensor += a * b`` one fused multiply-add.
+
+    TE's reductions know no fused form, and left to the compiler the pair would be fused on one ISA
+    and not on the next.
+    """
+
+    def contract(node: tirx.Add) -> Any:
+        total, product = node.a, node.b
+        is_update = isinstance(total, TensorLoad) and total.source.name == tensor
+        if is_update and isinstance(product, tirx.Mul):
+            return tirx.op.fma(product.a, product.b, total)
+        return node
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.Add, contract)))

@@ -1,0 +1,100 @@
+"""Transforms of precision "full": every stage is an int8 tensor with steps of its own.
+
+A step is shared where the next pass sums: along one axis of the tile (``steps="axis"``), or over
+all of it (``steps="tile"``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from .arithmetic import Steps, absolute_bits, float32, integer_transform, pick, steps_of
+from .workload import WinogradWorkload
+
+Index = Sequence[Any]
+
+
+def input_transform(work: WinogradWorkload, tile: te.Tensor) -> te.Tensor:
+    """B^T d B: (z, y, x, g, i, j, s) float32 to (z, y, x, g, e, v, s), through two int8 tensors."""
+    matrix = work.scheme.input_matrix.rows
+    row_scale = [float32(scale) for scale in work.scheme.input_row_scale.astype(np.float32)]
+    axis = work.scheme.steps == "axis"
+
+    # The first pass sums over i: a column j of the tile may have a step of its own.
+    columns = _quantize("d", tile, kept=(0, 1, 2, 3, 5) if axis else (0, 1, 2, 3))
+    sums = integer_transform("d_sums", columns.tensor, matrix, axis=4)
+    first = _scaled("input_rows", sums, lambda at: columns.step(at) * pick(row_scale, at[4]))
+    # The second pass sums over j: a row e may.
+    rows = _quantize("rows", first, kept=(0, 1, 2, 3, 4) if axis else (0, 1, 2, 3))
+    sums = integer_transform("rows_sums", rows.tensor, matrix, axis=5)
+    return _scaled("input_taps", sums, lambda at: rows.step(at) * pick(row_scale, at[5]))
+
+
+def output_transform(work: WinogradWorkload, m: te.Tensor) -> te.Tensor:
+    """A^T M A: (e, v, z, y, x, k) float32 to (z, y, x, a, b, k), through two int8 tensors."""
+    integers, step = work.scheme.output_integers
+    matrix = [[int(value) for value in row] for row in integers]
+    axis = work.scheme.steps == "axis"
+    edge, n, size = work.scheme.algorithm.m, work.scheme.algorithm.n, work.out_group_size
+
+    def grouped(z: Any, y: Any, x: Any, h: Any, e: Any, v: Any, s: Any) -> Any:
+        # Past the last channel its value stands again: it changes no maximum and is not read.
+        return m[e, v, z, y, x, tirx.min(h * size + s, work.packed_channels - 1)]
+
+    values = te.compute((*work.tile_shape, work.out_groups, n, n, size), grouped, name="M_grouped")
+    # The first pass sums over e: a column v may have a step of its own.
+    columns = _quantize("M", values, kept=(0, 1, 2, 3, 5) if axis else (0, 1, 2, 3))
+    sums = integer_transform("M_sums", columns.tensor, matrix, axis=4)
+    first = _scaled("output_rows", sums, lambda at: columns.step(at) * float32(step))
+    # The second pass sums over v: a row a may.
+    rows = _quantize("A", first, kept=(0, 1, 2, 3, 4) if axis else (0, 1, 2, 3))
+    sums = integer_transform("A_sums", rows.tensor, matrix, axis=5)
+    values = _scaled("Y_grouped", sums, lambda at: rows.step(at) * float32(step))
+    return te.compute(
+        (*work.tile_shape, edge, edge, work.packed_channels),
+        lambda z, y, x, a, b, k: values[z, y, x, k // size, a, b, k % size],
+        name="Y",
+    )
+
+
+@dataclass(frozen=True)
+class _Quantized:
+    """An int8 tensor, its steps, and the axes along which they differ."""
+
+    tensor: te.Tensor
+    steps: Steps
+    kept: tuple[int, ...]
+
+    def step(self, index: Index) -> Any:
+        """The step of the tensor's value at index."""
+        return self.steps.step(*(index[axis] for axis in self.kept))
+
+
+def _quantize(name: str, source: te.Tensor, kept: tuple[int, ...]) -> _Quantized:
+    """Quantize to int8 with a step along the kept axes, shared along the others."""
+    shape = source.shape
+    shared = [axis for axis in range(len(shape)) if axis not in kept]
+    reduced = [te.reduce_axis((0, shape[axis]), f"r{axis}") for axis in shared]
+
+    def largest(*index: Any) -> Any:
+        at = dict(zip((*kept, *shared), (*index, *reduced), strict=True))
+        return te.max(absolute_bits(source(*(at[axis] for axis in range(len(shape))))), axis=reduced)
+
+    amax = te.compute([shape[axis] for axis in kept], largest, name=f"{name}_amax")
+    steps = steps_of(name, amax)
+    tensor = te.compute(
+        shape,
+        lambda *at: steps.quantize(source(*at), [at[axis] for axis in kept]).astype("int8"),
+        name=f"{name}_quantized",
+    )
+    return _Quantized(tensor, steps, kept)
+
+
+def _scaled(name: str, sums: te.Tensor, factor: Callable[[Index], Any]) -> te.Tensor:
+    """Integers times a float32 factor."""
+    return te.compute(sums.shape, lambda *at: sums(*at).astype("float32") * factor(at), name=name)

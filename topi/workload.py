@@ -1,0 +1,128 @@
+"""One convolution layer as the kernels see it: shapes, scheme, and the packing of its weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..quantization import QuantizedWeights, Scheme
+    from ..target import DotProduct
+
+
+@dataclass(frozen=True)
+class WinogradWorkload:
+    """One convolution layer.
+
+    Attributes
+    ----------
+    scheme : algorithm, precision, group size, scales and steps.
+    batch, height, width, in_channels : of the input, NHWC float32.
+    out_channels : channels of the output.
+    padding : zeros added at each edge of the image, in pixels.
+    dot : shape and signedness of the target's dot product, which decides the packing of U.
+    block : tile rows and tile columns that the schedule computes together; the numbers of tiles are
+        padded to multiples of them.
+    """
+
+    scheme: Scheme
+    batch: int
+    height: int
+    width: int
+    in_channels: int
+    out_channels: int
+    padding: int
+    dot: DotProduct
+    block: tuple[int, int] = (1, 1)
+
+    @property
+    def out_height(self) -> int:
+        return self.height + 2 * self.padding - self.scheme.algorithm.r + 1
+
+    @property
+    def out_width(self) -> int:
+        return self.width + 2 * self.padding - self.scheme.algorithm.r + 1
+
+    @property
+    def tile_rows(self) -> int:
+        return math.ceil(self.out_height / self.scheme.algorithm.m)
+
+    @property
+    def tile_columns(self) -> int:
+        return math.ceil(self.out_width / self.scheme.algorithm.m)
+
+    @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        """Images, tile rows and tile columns, padded to whole blocks."""
+        rows, columns = self.block
+        return (
+            self.batch,
+            math.ceil(self.tile_rows / rows) * rows,
+            math.ceil(self.tile_columns / columns) * columns,
+        )
+
+    @property
+    def group_size(self) -> int:
+        """Channels of an input group."""
+        return self.scheme.channels_per_group(self.in_channels)
+
+    @property
+    def groups(self) -> int:
+        return self.scheme.groups(self.in_channels)
+
+    @property
+    def out_group_size(self) -> int:
+        """Channels of an output group, over which ``full`` quantizes M."""
+        return self.scheme.channels_per_group(self.out_channels)
+
+    @property
+    def out_groups(self) -> int:
+        return self.scheme.groups(self.out_channels)
+
+    @property
+    def packed_channels(self) -> int:
+        """Output channels, padded to whole vectors of the dot product."""
+        return math.ceil(self.out_channels / self.dot.lanes) * self.dot.lanes
+
+    @property
+    def packed_shape(self) -> tuple[int, ...]:
+        """Shape of U as the kernels read it: (e, v, k / lanes, g, s / reduce, lanes, reduce)."""
+        n, dot = self.scheme.algorithm.n, self.dot
+        blocks, steps = self.packed_channels // dot.lanes, self.group_size // dot.reduce
+        return (n, n, blocks, self.groups, steps, dot.lanes, dot.reduce)
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        """Shape of U's steps and of the zero point's correction: (e, v, g, k)."""
+        n = self.scheme.algorithm.n
+        return (n, n, self.groups, self.packed_channels)
+
+
+def pack_weights(weights: QuantizedWeights, work: WinogradWorkload) -> dict[str, np.ndarray[Any, Any]]:
+    """Lay quantized weights out as the operator reads them, in the order of its parameters.
+
+    Returns
+    -------
+    "U" in ``work.packed_shape``, "U_step" float32 in ``work.step_shape`` and, where activations
+    have a zero point, "U_correction" int32: what the zero point adds to each sum of a group.
+    """
+    dot = work.dot
+    missing = work.packed_channels - work.out_channels
+    # (e, v, k, g, s): channels without a filter have U = 0 and step 0.
+    u = np.pad(weights.u, [(0, 0), (0, 0), (0, missing), (0, 0), (0, 0)])
+    step = np.pad(weights.step, [(0, 0), (0, 0), (0, missing), (0, 0)])
+    n, _, channels, groups, size = u.shape
+    packed = u.reshape(
+        n, n, channels // dot.lanes, dot.lanes, groups, size // dot.reduce, dot.reduce
+    ).transpose(0, 1, 2, 4, 5, 3, 6)
+    arrays = {
+        "U": np.ascontiguousarray(packed, dtype=dot.weight_dtype),
+        "U_step": np.ascontiguousarray(step.transpose(0, 1, 3, 2)),
+    }
+    if dot.zero_point:
+        sums = u.astype(np.int32).sum(axis=4).transpose(0, 1, 3, 2) * dot.zero_point
+        arrays["U_correction"] = np.ascontiguousarray(sums, dtype=np.int32)
+    return arrays
