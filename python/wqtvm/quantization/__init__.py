@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .arithmetic import Quantized, dequantize, fma32, quantize
 from .metrics import psnr_db, sqnr_db
+from .plan import LayerPlan, Plan, Reason
 from .reference import (
     FullStages,
     HadamardStages,
@@ -17,8 +18,11 @@ from .weights import QuantizedWeights, quantize_weights
 __all__ = [
     "FullStages",
     "HadamardStages",
+    "LayerPlan",
+    "Plan",
     "Quantized",
     "QuantizedWeights",
+    "Reason",
     "Scheme",
     "dequantize",
     "fma32",

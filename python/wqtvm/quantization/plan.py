@@ -1,0 +1,309 @@
+"""What is done with each convolution of a network, and why: a value to print, save and edit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from typing import Any, ClassVar
+
+from ..errors import ArtefactCorruptError, ArtefactVersionError, ConfigError, NotEligibleError
+from ..fastconv import BilinearAlgorithm, direct, named_scales, winograd
+from .scheme import PRECISIONS, STEPS, Scheme
+
+SCHEMA_VERSION = 1
+ALGORITHMS = ("winograd", "direct", "float")
+
+
+class Reason(Enum):
+    """Why a layer has its algorithm; the values are what a saved plan holds."""
+
+    ELIGIBLE = "eligible"  # it has what the configuration asks for
+    KERNEL_SIZE = "kernel-size"
+    STRIDE = "stride"
+    DILATION = "dilation"
+    GROUPS = "groups"
+    PADDING = "padding"
+    RANK = "rank"  # not a convolution of two dimensions
+    DTYPE = "dtype"
+    EXCLUDED = "excluded"
+    NOT_INCLUDED = "not-included"
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What is done with one convolution.
+
+    Attributes
+    ----------
+    name : the layer's name in PyTorch.
+    input_shape : (images, input channels, rows, columns).
+    weight_shape : (output channels, input channels of a group, kernel rows, kernel columns).
+    stride, padding, dilation : (rows, columns).
+    groups : groups of a grouped convolution, 1 for a plain one.
+    algorithm : "winograd", "direct" (int8 without a transform) or "float".
+    tile, points : outputs a tile edge and interpolation points as text; None unless "winograd".
+    precision, group_size, scales, steps : as in WinogradConfig; None if the algorithm is "float".
+    reason, detail : the code, and what there is to say about this layer.
+
+    Raises
+    ------
+    ConfigError
+        If a value is outside its choices, or does not go with the algorithm.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    algorithm: str
+    tile: int | None
+    points: tuple[str, ...] | None
+    precision: str | None
+    group_size: int | None
+    scales: str | None
+    steps: str | None
+    reason: Reason
+    detail: str = ""
+
+    _LENGTHS: ClassVar[Mapping[str, int]] = {
+        "input_shape": 4, "weight_shape": 4, "stride": 2, "padding": 2, "dilation": 2,
+    }  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for field, length in self._LENGTHS.items():
+            numbers = getattr(self, field)
+            least = 0 if field == "padding" else 1
+            if not _integers(numbers, least) or len(numbers) != length:
+                self._refuse(field, f"{length} integers of at least {least}")
+        if not _integers((self.groups,), 1):
+            self._refuse("groups", "an integer of at least 1")
+        for field in ("name", "detail"):
+            if not isinstance(getattr(self, field), str):
+                self._refuse(field, "text")
+        self._one_of("algorithm", ALGORITHMS)
+        if not isinstance(self.reason, Reason):
+            self._refuse("reason", "a Reason")
+        if self.algorithm == "winograd":
+            if self.tile is None or not _integers((self.tile,), 1):
+                self._refuse("tile", "an integer of at least 1")
+            if not _texts(self.points):
+                self._refuse("points", "the interpolation points as text")
+        else:
+            self._none("tile", "points")
+        if self.algorithm == "float":
+            self._none("precision", "group_size", "scales", "steps")
+            return
+        self._one_of("precision", PRECISIONS)
+        self._one_of("steps", STEPS)
+        if self.group_size is None or not _integers((self.group_size,), 0):
+            self._refuse("group_size", "an integer of at least 0")
+        if not isinstance(self.scales, str):
+            self._refuse("scales", "the name of scales")
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """(images, output channels, rows, columns)."""
+        rows, columns = (
+            (size + 2 * pad - dilation * (taps - 1) - 1) // stride + 1
+            for size, pad, dilation, taps, stride in zip(
+                self.input_shape[2:],
+                self.padding,
+                self.dilation,
+                self.weight_shape[2:],
+                self.stride,
+                strict=True,
+            )
+        )
+        return self.input_shape[0], self.weight_shape[0], rows, columns
+
+    def bilinear_algorithm(self) -> BilinearAlgorithm:
+        """The bilinear algorithm of an int8 layer.
+
+        Raises
+        ------
+        NotEligibleError
+            If the layer is computed in float.
+        """
+        if self.algorithm == "float":
+            raise NotEligibleError(
+                f"layer {self.name}: computed in float ({self.reason.value}: {self.detail}); "
+                "it has no bilinear algorithm"
+            )
+        if self.tile is None or self.points is None:
+            return direct(self.weight_shape[2])
+        return winograd(self.tile, self.points)
+
+    def scheme(self) -> Scheme:
+        """How an int8 layer is quantized.
+
+        Raises
+        ------
+        NotEligibleError
+            If the layer is computed in float.
+        """
+        algorithm = self.bilinear_algorithm()
+        # Never None here; written so that the type checker sees it too.
+        scales = named_scales(self.scales or "", algorithm)
+        return Scheme(
+            algorithm, scales, self.precision or "", self.group_size or 0, self.steps or ""
+        )
+
+    def _one_of(self, field: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, field) not in choices:
+            self._refuse(field, f"one of {', '.join(choices)}")
+
+    def _none(self, *names: str) -> None:
+        for field in names:
+            if getattr(self, field) is not None:
+                self._refuse(field, f"None for algorithm {self.algorithm!r}")
+
+    def _refuse(self, field: str, remedy: str) -> None:
+        raise ConfigError(f"layer {self.name}: {field} is {getattr(self, field)!r}; give {remedy}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done with each convolution of a network, in the order of execution.
+
+    Raises
+    ------
+    ConfigError
+        If two layers have the same name.
+    """
+
+    layers: tuple[LayerPlan, ...]
+
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        "layer", "input", "kernel", "algorithm", "points", "precision", "group", "scales", "steps",
+        "reason",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        names = [layer.name for layer in self.layers]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"layer {name} is in the plan twice; give every layer one name")
+
+    def layer(self, name: str) -> LayerPlan:
+        """The layer of this name.
+
+        Raises
+        ------
+        ConfigError
+            If there is none.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        listed = ", ".join(layer.name for layer in self.layers) or "none"
+        raise ConfigError(f"layer {name} is not in the plan; its layers are: {listed}")
+
+    def rows(self) -> tuple[tuple[str, ...], ...]:
+        """One row of texts per layer, under COLUMNS."""
+        return tuple(_row(layer) for layer in self.layers)
+
+    def __str__(self) -> str:
+        rows = (self.COLUMNS, *self.rows())
+        widths = [max(len(row[column]) for row in rows) for column in range(len(self.COLUMNS))]
+        return "\n".join(
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
+    def to_json(self) -> str:
+        """The plan as JSON text, for from_json."""
+        layers = [{**asdict(layer), "reason": layer.reason.value} for layer in self.layers]
+        return json.dumps({"schema_version": SCHEMA_VERSION, "layers": layers}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that to_json wrote.
+
+        Raises
+        ------
+        ArtefactVersionError
+            If a newer wqtvm wrote it.
+        ArtefactCorruptError
+            If it is no plan: names what is wrong.
+        """
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise ArtefactCorruptError(f"plan: no JSON ({error}); write it again") from error
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if not isinstance(version, int) or version < 1:
+            raise ArtefactCorruptError(f"plan: schema_version is {version!r}; it must be a number")
+        if version > SCHEMA_VERSION:
+            raise ArtefactVersionError(
+                f"plan: schema_version is {version}, this wqtvm reads up to {SCHEMA_VERSION}; "
+                "upgrade wqtvm"
+            )
+        layers = document.get("layers")
+        if not isinstance(layers, list):
+            raise ArtefactCorruptError(f"plan: layers are {layers!r}; they must be a list")
+        try:
+            return cls(tuple(_layer_from_json(index, layer) for index, layer in enumerate(layers)))
+        except ConfigError as error:
+            raise ArtefactCorruptError(f"plan: {error}") from error
+
+
+def _layer_from_json(index: int, entry: object) -> LayerPlan:
+    names = {field.name for field in fields(LayerPlan)}
+    if not isinstance(entry, dict) or set(entry) != names:
+        found = set(entry) if isinstance(entry, dict) else set()
+        raise ArtefactCorruptError(
+            f"plan: layer {index} lacks {sorted(names - found)} and has unknown "
+            f"{sorted(found - names)}; write it again"
+        )
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
+    }
+    try:
+        values["reason"] = Reason(values["reason"])
+    except ValueError as error:
+        raise ArtefactCorruptError(
+            f"plan: layer {values['name']}: reason is {values['reason']!r}; "
+            f"give one of {', '.join(reason.value for reason in Reason)}"
+        ) from error
+    return LayerPlan(**values)
+
+
+def _row(layer: LayerPlan) -> tuple[str, ...]:
+    kernel = f"{layer.weight_shape[2]}x{layer.weight_shape[3]}"
+    tiled = f"F({layer.tile},{layer.weight_shape[2]})"
+    reason = f"{layer.reason.value}: {layer.detail}" if layer.detail else layer.reason.value
+    group = {None: "", 0: "whole"}.get(layer.group_size, str(layer.group_size))
+    return (
+        layer.name,
+        "x".join(map(str, layer.input_shape)),
+        f"{layer.weight_shape[0]}x{layer.weight_shape[1]}x{kernel}",
+        tiled if layer.algorithm == "winograd" else layer.algorithm,
+        " ".join(layer.points or ()),
+        layer.precision or "",
+        group,
+        layer.scales or "",
+        layer.steps or "",
+        reason,
+    )
+
+
+def _integers(values: object, least: int) -> bool:
+    """Whether values is a tuple of int (bool is none) that are at least least."""
+    return isinstance(values, tuple) and all(
+        isinstance(value, int) and not isinstance(value, bool) and value >= least
+        for value in values
+    )
+
+
+def _texts(values: object) -> bool:
+    """Whether values is a tuple of at least one str."""
+    return (
+        isinstance(values, tuple)
+        and len(values) > 0
+        and all(isinstance(value, str) for value in values)
+    )
