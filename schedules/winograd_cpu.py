@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tvm import s_tir, tirx
 
+from .amax import amax_intrinsic
+
 if TYPE_CHECKING:
     from ..topi.winograd import WinogradWorkload
 
@@ -208,6 +210,14 @@ def _schedule_products(sch: s_tir.Schedule, blocking: CpuBlocking, rows: int) ->
         sch.tensorize(lane, blocking.intrinsic)
 
 
+def _tensorize_amax(sch: s_tir.Schedule, amax: Any) -> None:
+    """Reduce the innermost loop, over a group's channels, as one vector."""
+    channels = sch.get_loops(amax)[-1]
+    count = int(sch.get(channels).extent)
+    sch.decompose_reduction(amax, channels)
+    sch.tensorize(channels, amax_intrinsic(count))
+
+
 def _schedule_input_hadamard(sch: s_tir.Schedule, blocking: CpuBlocking, blocks: Any) -> None:
     """Budget: one tile and group at a time; tile, rows and taps, 3 * n * n * group floats, in L1."""
     v, step, inverse, amax, taps, rows, tile = (
@@ -232,6 +242,7 @@ def _schedule_input_hadamard(sch: s_tir.Schedule, blocking: CpuBlocking, blocks:
         _vectorize(sch, sch.get_loops(block)[-1], blocking.lanes)
     for block in (step, inverse):
         sch.vectorize(sch.fuse(*sch.get_loops(block)[-2:]))
+    _tensorize_amax(sch, amax)
 
 
 _OUTPUT_TRANSFORMS = {"hadamard": _schedule_output_hadamard}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-DOT = "wq_dot_16x4_u8s8s32_vnni"
+from .winograd_cpu import CpuBlocking
+
+_DOT = "wq_dot_16x4_u8s8s32_vnni"
 
 
 @T.prim_func(s_tir=True)
@@ -46,4 +48,16 @@ def _implementation(
         )
 
 
-TensorIntrin.register(DOT, _description, _implementation, override=True)
+TensorIntrin.register(_DOT, _description, _implementation, override=True)
+
+# Thirty-two zmm registers: 8 x 3 accumulators, three vectors of U and a broadcast of V. L2 is 1 MiB
+# or more; a panel of U streams through it as well.
+BLOCKING = CpuBlocking(
+    lanes=16,
+    dot_lanes=16,
+    dot_reduce=4,
+    register_tiles=8,
+    register_vectors=3,
+    intrinsic=_DOT,
+    l2_bytes=600 * 1024,
+)
