@@ -118,7 +118,7 @@ def fingerprint() -> str:
 def pip_install(what: str, *arguments: str) -> None:
     say(f"{what}: {' '.join(a for a in arguments if not a.startswith('--'))}")
     pip = (bin_path("python"), "-m", "pip", "--disable-pip-version-check")
-    if run(*pip, "install", "--quiet", "--progress-bar=off", *arguments) != 0:
+    if run(*pip, "install", "-qq", "--progress-bar=off", *arguments) != 0:
         raise SetupError(f"pip could not {what}; its message is above")
 
 
