@@ -1,0 +1,86 @@
+"""Algorithms from points."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from wqtvm.errors import AlgorithmError
+from wqtvm.fastconv import NAMED_POINTS, as_matrix, direct, integer_matrix, toom_cook, winograd
+
+
+def test_f23_is_winograds_in_the_standard_normalisation() -> None:
+    algorithm = winograd(2)
+    assert algorithm.name == "F(2,3)"
+    assert algorithm.points == ("0", "1", "-1", "inf")
+    assert algorithm.a_t == as_matrix([[1, 1, 1, 0], [0, 1, -1, 1]])
+    assert algorithm.g == as_matrix([[1, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 1]])
+    half = "1/2"
+    assert algorithm.b_t == as_matrix(
+        [[1, 0, -1, 0], [0, half, half, 0], [0, "-1/2", half, 0], [0, -1, 0, 1]]
+    )
+
+
+@pytest.mark.parametrize("name", ["best", "lavin"])
+@pytest.mark.parametrize("tile", [2, 3, 4, 5, 6])
+def test_named_points(name: str, tile: int) -> None:
+    algorithm = winograd(tile, name)
+    assert (algorithm.m, algorithm.r, algorithm.n) == (tile, 3, tile + 2)
+    assert algorithm.points == (*NAMED_POINTS[name][tile], "inf")
+    # The integer rows are exact in int8, as precision "full" needs.
+    assert integer_matrix(algorithm.b_t).largest <= 127
+
+
+@pytest.mark.parametrize("tile", [2, 3, 4, 5, 6])
+def test_rows_of_paired_points_share_their_halves(tile: int) -> None:
+    algorithm = winograd(tile, "best")
+    rows = integer_matrix(algorithm.b_t).rows
+    for k in range(algorithm.n - 2):
+        if Fraction(algorithm.points[k]) == -Fraction(algorithm.points[k + 1]) != 0:
+            even, odd = (slice(parity, None, 2) for parity in (0, 1))
+            for half in (even, odd):
+                negated = tuple(-entry for entry in rows[k + 1][half])
+                assert rows[k][half] in (rows[k + 1][half], negated)
+
+
+def test_points_may_be_numbers_and_name_infinity() -> None:
+    by_text = winograd(4, ("0", "2/3", "-2/3", "3/2", "-3/2", "inf"))
+    by_number = winograd(4, (0, Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2)))
+    assert by_text == by_number == winograd(4, "best")
+
+
+def test_direct_is_the_identity() -> None:
+    algorithm = direct()
+    identity = as_matrix([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert (algorithm.m, algorithm.n, algorithm.t) == (1, 3, 3)
+    assert algorithm.a_t == as_matrix([[1, 1, 1]])
+    assert algorithm.b_t == algorithm.g == identity
+    assert algorithm.points == ()
+    assert direct(5).n == 5
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ((0, 1, 1), "point 1 is there twice"),
+        ((0, "1/2", "2/4"), "point 1/2 is there twice"),
+        ((0, 1), "2 finite points are given; 3 are needed"),
+        ((0, 1, 2, 3), "4 finite points are given; 3 are needed"),
+        ((0, "inf", 1), "point 'inf' is not a rational number; infinity may only come last"),
+        ((0, "one", 1), "point 'one' is not a rational number"),
+        ((0, "1/0", 1), "point '1/0' is not a rational number"),
+    ],
+)
+def test_wrong_points_are_refused(points: tuple[int | str, ...], message: str) -> None:
+    with pytest.raises(AlgorithmError, match=r"F\(2,3\): .*" + message):
+        toom_cook(2, 3, points)
+
+
+def test_unknown_names_and_tiles_are_refused() -> None:
+    with pytest.raises(AlgorithmError, match="points are 'chebyshev'; give one of lavin, best"):
+        winograd(4, "chebyshev")
+    with pytest.raises(AlgorithmError, match="tile is 7; 'best' points exist for 2, 3, 4, 5, 6"):
+        winograd(7)
+    with pytest.raises(AlgorithmError, match="must be positive"):
+        toom_cook(0, 3, (1,))
