@@ -66,6 +66,10 @@ class UnscheduledOperatorError(WqtvmError):
     """An operator has no schedule for the target."""
 
 
+class MissingDependencyError(WqtvmError):
+    """A program or an optional package that this step needs is not installed."""
+
+
 class AlreadyExistsError(WqtvmError):
     """The output is there already, and overwriting was not asked for."""
 

@@ -1,0 +1,1 @@
+"""A demonstration on a trained network: FFDNet, a denoiser of colour photographs."""

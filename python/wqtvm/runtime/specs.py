@@ -1,0 +1,95 @@
+"""Inputs and outputs: what is given against what the network was compiled for, and as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputMismatchError
+from ..frontend.model import TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Value = Tensor | NDArray[Any]
+
+
+def is_torch(value: object) -> bool:
+    """Tell whether a value is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def check_inputs(values: Sequence[object], specs: Sequence[TensorSpec]) -> None:
+    """Compare inputs with what the network takes.
+
+    Raises
+    ------
+    InputMismatchError
+        If there are too many or too few, one is no array, has another shape or dtype or is not on
+        the CPU, or arrays and tensors are mixed.
+    """
+    wanted = "; ".join(map(str, specs)) or "none"
+    if len(values) != len(specs):
+        raise InputMismatchError(f"{len(values)} inputs are given; the network takes {wanted}")
+    for value, spec in zip(values, specs, strict=True):
+        _check_input(value, spec)
+    if len({is_torch(value) for value in values}) > 1:
+        raise InputMismatchError(
+            "some inputs are torch tensors and some numpy arrays; give all of one kind, "
+            "in which the outputs come back"
+        )
+
+
+def _check_input(value: Any, spec: TensorSpec) -> None:
+    if is_torch(value):
+        dtype = str(value.dtype).removeprefix("torch.")
+        conversion = f".to(torch.{spec.dtype})"
+        if value.device.type != "cpu" or value.layout != sys.modules["torch"].strided:
+            raise InputMismatchError(
+                f"input {spec.name!r} is on {value.device} in layout {value.layout}; "
+                "give a dense tensor on the CPU (.to_dense(), .cpu())"
+            )
+    elif isinstance(value, np.ndarray):
+        dtype = value.dtype.name if value.dtype.isnative else str(value.dtype)
+        conversion = f".astype({spec.dtype!r})"
+    else:
+        raise InputMismatchError(
+            f"input {spec.name!r} is a {type(value).__name__}; "
+            f"give a torch tensor or a numpy array, {spec}"
+        )
+    given = TensorSpec(spec.name, tuple(value.shape), dtype)
+    if given.dtype != spec.dtype:
+        raise InputMismatchError(
+            f"input {spec.name!r} is {given.dtype}; the network takes {spec}: convert it with "
+            f"{conversion}"
+        )
+    if given.shape != spec.shape:
+        raise InputMismatchError(
+            f"input {spec.name!r} has shape {list(given.shape)}; the network was compiled for "
+            f"{list(spec.shape)}: compile it again for other shapes"
+        )
+
+
+def to_json(spec: TensorSpec) -> dict[str, Any]:
+    """Return a specification as what JSON can hold."""
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def from_json(value: Mapping[str, Any]) -> TensorSpec:
+    """Return the specification that ``to_json`` wrote.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If the value is none.
+    """
+    return TensorSpec(
+        str(value["name"]),
+        tuple(int(size) for size in value["shape"]),
+        np.dtype(value["dtype"]).name,
+    )
