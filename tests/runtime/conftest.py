@@ -9,10 +9,10 @@ from tvm import relax
 
 import wqtvm  # noqa: F401  # registers the targets
 from wqtvm.config import WinogradConfig
-from wqtvm.frontend.model import TensorSpec
 from wqtvm.quantization.plan import LayerPlan, Plan, Reason
 from wqtvm.runtime.model import CompiledModel
 from wqtvm.target import TargetRecord, lookup
+from wqtvm.tensor_spec import TensorSpec
 
 INPUT = (1, 3, 6, 5)
 WEIGHT = (4, 3, 3, 3)

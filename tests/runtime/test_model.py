@@ -9,7 +9,7 @@ import torch
 from tvm import relax
 
 from wqtvm.errors import ConfigError, InputMismatchError, TargetNotRunnableError
-from wqtvm.frontend.model import TensorSpec
+from wqtvm.tensor_spec import TensorSpec
 
 # 27 products and a bias are summed in float32, in another order than torch does: 28 roundings of
 # at most 2^-24 of sums of at most about 10.
@@ -171,8 +171,8 @@ def test_threads_take_turns(model, image):
     results = []
 
     def run(index: int) -> None:
-        for _ in range(20):
-            results.append(np.array_equal(model(inputs[index]), wanted[index]))
+        outcomes = [model(inputs[index]) for _ in range(20)]
+        results.extend(np.array_equal(outcome, wanted[index]) for outcome in outcomes)
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
     for thread in threads:

@@ -6,17 +6,7 @@ from dataclasses import dataclass
 
 import tvm
 
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output: its name, shape (axes in PyTorch's order) and dtype."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+from wqtvm.tensor_spec import TensorSpec
 
 
 @dataclass(frozen=True)

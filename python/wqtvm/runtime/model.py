@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..config import WinogradConfig
-    from ..frontend.model import ImportedModel, TensorSpec
+    from ..frontend.model import ImportedModel
     from ..quantization.plan import Plan
     from ..report import AccuracyReport
     from ..target import TargetRecord
+    from ..tensor_spec import TensorSpec
     from .specs import Value
 
 # TVM's code loads whole vectors from the beginning of a tensor.

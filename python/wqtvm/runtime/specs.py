@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputMismatchError
-from ..frontend.model import TensorSpec
+from ..tensor_spec import TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
