@@ -8,6 +8,8 @@ import tvm
 
 from wqtvm.tensor_spec import TensorSpec
 
+__all__ = ["ImportedModel", "TensorSpec"]
+
 
 @dataclass(frozen=True)
 class ImportedModel:
