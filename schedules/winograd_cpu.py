@@ -15,11 +15,13 @@ cache and no layer ever lies whole in the Winograd domain. ``CpuBlocking`` choos
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tvm import s_tir, tirx
+from tvm.tirx import IterVar
 
 from .amax import amax_intrinsic
 
@@ -50,10 +52,17 @@ class CpuBlocking:
     intrinsic: str | None
     l2_bytes: int
 
-    def vectors(self, packed_channels: int) -> int:
-        """Vectors of output channels in a panel: the most that divide the channels."""
-        available = packed_channels // self.dot_lanes
+    def vectors(self, channels: int) -> int:
+        """Vectors of output channels in an accumulator block: the most that divide a panel."""
+        available = channels // self.dot_lanes
         return max(v for v in range(1, self.register_vectors + 1) if available % v == 0)
+
+    def panel(self, precision: str, packed_channels: int, out_group_size: int) -> int:
+        """Output channels whose M lies in the cache together; in ``full``, whole groups of them."""
+        if precision == "hadamard":
+            return self.vectors(packed_channels) * self.dot_lanes
+        panel = math.lcm(out_group_size, self.dot_lanes)
+        return panel if packed_channels % panel == 0 else packed_channels
 
     def rows(self, block: tuple[int, int]) -> int:
         """Tiles of an accumulator block: the most that walk a block of tiles without a remainder."""
@@ -71,7 +80,7 @@ class CpuBlocking:
         """
         taps = work.scheme.algorithm.n ** 2
         activation = np.dtype(work.dot.activation_dtype).itemsize
-        panel = self.panel(work)
+        panel = self.panel(work.scheme.precision, work.packed_channels, work.out_group_size)
         bytes_a_tile = taps * (work.groups * work.group_size * activation + 4 * panel)
         most = max(self.register_tiles, self.l2_bytes // bytes_a_tile)
         candidates = [
@@ -90,10 +99,6 @@ class CpuBlocking:
 
         return min(candidates, key=cost)
 
-    def panel(self, work: WinogradWorkload) -> int:
-        """Output channels whose M lies in the cache together."""
-        return self.vectors(work.packed_channels) * self.dot_lanes
-
 
 _BLOCK_OVERHEAD_TILES = 2.0
 
@@ -106,16 +111,22 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     block = tuple(int(edge) for edge in annotations["wq.block"])
     precision = str(annotations["wq.precision"])
     inline_epilogue(sch, output)
+    for name in _INLINED[precision]:
+        sch.compute_inline(sch.get_sblock(name))
 
-    panel = blocking.vectors(_extent(sch, "M", -1)) * blocking.dot_lanes
-    blocks, panels, tile = _block_output(sch, output, _extent(sch, "Y", -2), block, panel)
+    group = int(annotations["wq.out_group_size"])
+    panel = blocking.panel(precision, _extent(sch, "M", -1), group)
+    edge = int(annotations["wq.output_tile"])
+    blocks, panels, tile = _block_output(sch, output, edge, block, panel)
     sch.parallel(blocks)
-    _OUTPUT_TRANSFORMS[precision](sch, blocking, tile)
+    _place_output_transform(sch, blocking, precision, tile)
     for name in ("M", "products"):
-        _compute_at(sch, sch.get_sblock(name), panels)
-    _INPUT_TRANSFORMS[precision](sch, blocking, blocks)
+        _compute_at(sch, name, panels)
+    _place_input_transform(sch, precision, blocks)
+    for name in (*_OUTPUT_STAGES[precision], *_INPUT_STAGES[precision], *_TAP_STAGES):
+        _STAGES[name](sch, blocking, sch.get_sblock(name))
     # Last: once tensorized, a block's producers can no longer be moved.
-    _schedule_products(sch, blocking, blocking.rows(block))
+    _schedule_products(sch, blocking, blocking.rows(block), blocking.vectors(panel))
     return sch.mod["main"]
 
 
@@ -137,8 +148,8 @@ def _extent(sch: s_tir.Schedule, block: str, axis: int) -> int:
     return int(sch.get(sch.get_sblock(block)).writes[0].source.shape[axis])
 
 
-def _compute_at(sch: s_tir.Schedule, block: Any, loop: Any) -> None:
-    sch.compute_at(block, loop, preserve_unit_loops=True)
+def _compute_at(sch: s_tir.Schedule, name: str, loop: Any) -> None:
+    sch.compute_at(sch.get_sblock(name), loop, preserve_unit_loops=True)
 
 
 def _block_output(
@@ -153,51 +164,48 @@ def _block_output(
     return sch.fuse(image, block_row, block_column), panels, sch.fuse(row, column)
 
 
-def _vectorize(sch: s_tir.Schedule, loop: Any, lanes: int) -> None:
-    """Vectorize a loop by the most lanes that divide it; a loop too odd stays scalar."""
-    extent = int(sch.get(loop).extent)
-    width = math.gcd(extent, lanes)
-    if width > 1:
-        sch.vectorize(sch.split(loop, [None, width])[1])
-
-
-def _schedule_output_hadamard(sch: s_tir.Schedule, blocking: CpuBlocking, tile: Any) -> None:
-    """Budget: a vector of channels at a time; n * n of M pass through n registers a column."""
+def _place_output_transform(
+    sch: s_tir.Schedule, blocking: CpuBlocking, precision: str, tile: Any
+) -> None:
+    """Compute a tile's output transform where its results are stored."""
     output = sch.get_sblock("output")
     row, column, channel = sch.get_loops(output)[-3:]
     outer, lanes = sch.split(channel, [None, blocking.lanes])
     sch.reorder(outer, row, column, lanes)
     sch.vectorize(lanes)
-    y = sch.get_sblock("Y")
-    rows = sch.get_sblock("output_rows")
-    _compute_at(sch, y, outer)
-    _compute_at(sch, rows, outer)
-    for block in (y, rows):
-        _unroll_and_vectorize(sch, block)
+    # In "hadamard" a vector of channels is independent of the next; in "full" groups share steps.
+    loop = outer if precision == "hadamard" else tile
+    for name in _OUTPUT_STAGES[precision]:
+        _compute_at(sch, name, loop)
 
 
-def _unroll_and_vectorize(sch: s_tir.Schedule, block: Any) -> None:
-    """Vectorize a block's innermost loop, as wide as a vector, and unroll the two around it."""
-    *_, outer, inner, lane = sch.get_loops(block)
-    sch.unroll(outer)
-    sch.unroll(inner)
-    sch.vectorize(lane)
+def _place_input_transform(sch: s_tir.Schedule, precision: str, blocks: Any) -> None:
+    """Compute the input transform of one tile and group at a time, within a block of tiles."""
+    for name in (*reversed(_TAP_STAGES), "input_taps"):
+        _compute_at(sch, name, blocks)
+    group = sch.get_loops(sch.get_sblock("input_taps"))[-4]
+    for name in _INPUT_STAGES[precision][1:]:
+        _compute_at(sch, name, group)
+    for name in _TAP_STAGES:
+        sch.reverse_compute_at(sch.get_sblock(name), group, preserve_unit_loops=True)
 
 
-def _schedule_products(sch: s_tir.Schedule, blocking: CpuBlocking, rows: int) -> None:
+def _schedule_products(
+    sch: s_tir.Schedule, blocking: CpuBlocking, rows: int, vectors: int
+) -> None:
     """Budget: rows x vectors accumulators of int32 stay in registers over a group."""
     m = sch.get_sblock("M")
     e, v, image, row, column, k, g = sch.get_loops(m)[-7:]
     outer, p = sch.split(sch.fuse(image, row, column), [None, rows])
-    vector, lane = sch.split(k, [None, blocking.dot_lanes])
-    sch.reorder(e, v, outer, g, p, vector, lane)
-    products = sch.get_sblock("products")
-    _compute_at(sch, products, g)
+    k, vector, lane = sch.split(k, [None, vectors, blocking.dot_lanes])
+    sch.reorder(e, v, k, outer, g, p, vector, lane)
+    _compute_at(sch, "products", g)
     for loop in (p, vector):
         sch.unroll(loop)
     sch.vectorize(lane)
     _unroll_and_vectorize(sch, sch.decompose_reduction(m, g))
 
+    products = sch.get_sblock("products")
     image, row, column, _, k, s = sch.get_loops(products)[-6:]
     p = sch.fuse(image, row, column)
     vector, lane = sch.split(k, [None, blocking.dot_lanes])
@@ -210,40 +218,85 @@ def _schedule_products(sch: s_tir.Schedule, blocking: CpuBlocking, rows: int) ->
         sch.tensorize(lane, blocking.intrinsic)
 
 
-def _tensorize_amax(sch: s_tir.Schedule, amax: Any) -> None:
-    """Reduce the innermost loop, over a group's channels, as one vector."""
-    channels = sch.get_loops(amax)[-1]
-    count = int(sch.get(channels).extent)
-    sch.decompose_reduction(amax, channels)
-    sch.tensorize(channels, amax_intrinsic(count))
+def _unroll_and_vectorize(sch: s_tir.Schedule, block: Any) -> None:
+    """Vectorize a block's innermost loop, as wide as a vector, and unroll the two around it."""
+    *_, outer, inner, lane = sch.get_loops(block)
+    sch.unroll(outer)
+    sch.unroll(inner)
+    sch.vectorize(lane)
 
 
-def _schedule_input_hadamard(sch: s_tir.Schedule, blocking: CpuBlocking, blocks: Any) -> None:
-    """Budget: one tile and group at a time; tile, rows and taps, 3 * n * n * group floats, in L1."""
-    v, step, inverse, amax, taps, rows, tile = (
-        sch.get_sblock(name)
-        for name in ("V", "V_step", "V_inverse", "V_amax", "input_taps", "input_rows", "tile")
-    )
-    for block in (v, step, inverse, amax, taps):
-        _compute_at(sch, block, blocks)
-    group = sch.get_loops(taps)[-4]
-    for block in (rows, tile):
-        _compute_at(sch, block, group)
-    for block in (amax, step, inverse, v):
-        sch.reverse_compute_at(block, group, preserve_unit_loops=True)
-    for block in (taps, rows):
-        e, j, s = sch.get_loops(block)[-3:]
-        s, lane = sch.split(s, [None, blocking.lanes])
-        sch.reorder(s, e, j, lane)
-        sch.unroll(e)
-        sch.unroll(j)
-        sch.vectorize(lane)
-    for block in (tile, v):
-        _vectorize(sch, sch.get_loops(block)[-1], blocking.lanes)
-    for block in (step, inverse):
-        sch.vectorize(sch.fuse(*sch.get_loops(block)[-2:]))
-    _tensorize_amax(sch, amax)
+def _matrix_pass(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
+    """Budget: a vector of channels at a time; unrolled, each row of the matrix is straight code."""
+    row, column, channel = sch.get_loops(block)[-3:]
+    lanes = math.gcd(int(sch.get(channel).extent), blocking.lanes)
+    outer, lane = sch.split(channel, [None, lanes])
+    sch.reorder(outer, row, column, lane)
+    _unroll_and_vectorize(sch, block)
 
 
-_OUTPUT_TRANSFORMS = {"hadamard": _schedule_output_hadamard}
-_INPUT_TRANSFORMS = {"hadamard": _schedule_input_hadamard}
+def _elementwise(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
+    """Vectorize the channels by the most lanes that divide them."""
+    channel = sch.get_loops(block)[-1]
+    lanes = math.gcd(int(sch.get(channel).extent), blocking.lanes)
+    if lanes > 1:
+        sch.vectorize(sch.split(channel, [None, lanes])[1])
+
+
+def _largest(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
+    """Reduce the innermost loop, over the channels of a group, as one vector."""
+    reduced = [loop for loop, kind in _iterations(sch, block) if kind == IterVar.CommReduce]
+    count = int(sch.get(reduced[-1]).extent)
+    sch.decompose_reduction(block, reduced[0])
+    sch.tensorize(reduced[-1], amax_intrinsic(count))
+
+
+def _iterations(sch: s_tir.Schedule, block: Any) -> list[tuple[Any, int]]:
+    """The loops of a block, one for each of its axes, with the axes' kinds."""
+    axes = sch.get(block).iter_vars
+    loops = sch.get_loops(block)[-len(axes) :]
+    return [(loop, axis.iter_type) for loop, axis in zip(loops, axes, strict=True)]
+
+
+def _steps(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
+    """Divide as one vector: the steps of a group are few."""
+    sch.vectorize(sch.get_loops(block)[-1])
+
+
+def _tap_steps(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
+    """Divide as one vector over the taps."""
+    sch.vectorize(sch.fuse(*sch.get_loops(block)[-2:]))
+
+
+# Stages in the order in which they are placed, from the last to the first, by precision.
+_OUTPUT_STAGES = {
+    "hadamard": ("Y", "output_rows"),
+    "full": (
+        "Y_grouped", "A_quantized", "A_inverse", "A_step", "A_amax",
+        "output_rows", "M_quantized", "M_inverse", "M_step", "M_amax", "M_grouped",
+    ),
+}  # fmt: skip
+_INPUT_STAGES = {
+    "hadamard": ("input_taps", "input_rows", "tile"),
+    "full": (
+        "input_taps", "rows_quantized", "rows_inverse", "rows_step", "rows_amax",
+        "input_rows", "d_quantized", "d_inverse", "d_step", "d_amax", "tile",
+    ),
+}  # fmt: skip
+_TAP_STAGES = ("V_amax", "V_step", "V_inverse", "V")
+_INLINED = {"hadamard": (), "full": ("d_sums", "rows_sums", "M_sums", "A_sums", "Y")}
+
+_STAGES: dict[str, Callable[[s_tir.Schedule, CpuBlocking, Any], None]] = {
+    **dict.fromkeys(("input_rows", "input_taps", "output_rows", "Y", "Y_grouped"), _matrix_pass),
+    **dict.fromkeys(
+        ("tile", "V", "d_quantized", "rows_quantized", "M_quantized", "A_quantized", "M_grouped"),
+        _elementwise,
+    ),
+    **dict.fromkeys(("V_amax", "d_amax", "rows_amax", "M_amax", "A_amax"), _largest),
+    **dict.fromkeys(("V_step", "V_inverse"), _tap_steps),
+    **dict.fromkeys(
+        ("d_step", "d_inverse", "rows_step", "rows_inverse", "M_step", "M_inverse", "A_step",
+         "A_inverse"),
+        _steps,
+    ),
+}  # fmt: skip

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from .winograd_cpu import CpuBlocking
+from ..topi.workload import WinogradWorkload
+from .winograd_cpu import CpuBlocking, schedule_winograd
 
 _DOT = "wq_dot_8x2_s16s16s32_avx2"
 
@@ -51,7 +53,7 @@ TensorIntrin.register(_DOT, _description, _implementation, override=True)
 
 # Sixteen ymm registers: 4 x 2 accumulators, two vectors of U, a broadcast of V, a product. L2 is
 # 256 KiB on the oldest of these CPUs; U streams through it as well.
-BLOCKING = CpuBlocking(
+_BLOCKING = CpuBlocking(
     lanes=8,
     dot_lanes=8,
     dot_reduce=2,
@@ -60,3 +62,13 @@ BLOCKING = CpuBlocking(
     intrinsic=_DOT,
     l2_bytes=160 * 1024,
 )
+
+
+def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
+    """Choose the tile rows and columns that are computed together."""
+    return _BLOCKING.tile_block(work, threads)
+
+
+def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Schedule a function that holds a quantized operator."""
+    return schedule_winograd(function, _BLOCKING)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from .winograd_cpu import CpuBlocking
+from ..topi.workload import WinogradWorkload
+from .winograd_cpu import CpuBlocking, schedule_winograd
 
 _DOT = "wq_dot_16x4_u8s8s32_vnni"
 
@@ -52,7 +54,7 @@ TensorIntrin.register(_DOT, _description, _implementation, override=True)
 
 # Thirty-two zmm registers: 8 x 3 accumulators, three vectors of U and a broadcast of V. L2 is 1 MiB
 # or more; a panel of U streams through it as well.
-BLOCKING = CpuBlocking(
+_BLOCKING = CpuBlocking(
     lanes=16,
     dot_lanes=16,
     dot_reduce=4,
@@ -61,3 +63,13 @@ BLOCKING = CpuBlocking(
     intrinsic=_DOT,
     l2_bytes=600 * 1024,
 )
+
+
+def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
+    """Choose the tile rows and columns that are computed together."""
+    return _BLOCKING.tile_block(work, threads)
+
+
+def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Schedule a function that holds a quantized operator."""
+    return schedule_winograd(function, _BLOCKING)

@@ -136,5 +136,7 @@ def _untile(work: WinogradWorkload, results: te.Tensor) -> te.Tensor:
             "wq.operator": OPERATOR,
             "wq.precision": work.scheme.precision,
             "wq.block": list(work.block),
+            "wq.output_tile": m,
+            "wq.out_group_size": work.out_group_size,
         },
     )
