@@ -1,6 +1,8 @@
 """Import of PyTorch models into Relax."""
 
-from .model import ImportedModel, TensorSpec
+from wqtvm.tensor_spec import TensorSpec
+
+from .model import ImportedModel
 from .names import layer_name, name_layers
 from .torch_import import from_torch
 

@@ -23,6 +23,7 @@ from wqtvm.errors import (
 
 _WEIGHT_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _INPUT_DTYPES = (torch.float32, torch.int32, torch.int64, torch.bool)
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 _RANDOM = ("rand", "randn", "rand_like", "randn_like", "randint", "bernoulli", "normal")
 
 
@@ -172,7 +173,7 @@ def _user_inputs(program: ExportedProgram) -> Iterator[fx.Node]:
 def _check_node(node: fx.Node) -> None:
     label = operator_label(node)
     base = label.removeprefix("aten.").split(".")[0]
-    dropped = base in ("dropout", "feature_dropout", "alpha_dropout") and node.args[2]
+    dropped = base in _DROPOUTS and node.args[1] != 0 and node.args[2]
     statistics = base == "batch_norm" and node.args[5]
     if dropped or statistics:
         raise UnsupportedOperatorError(

@@ -13,8 +13,12 @@ _aten = torch.ops.aten
 
 KEPT = (
     _aten.linear.default,
+    _aten.max_pool1d.default,
+    _aten.max_pool2d.default,
+    _aten.max_pool3d.default,
     _aten.pixel_shuffle.default,
     _aten.pixel_unshuffle.default,
+    _aten.prelu.default,
     _aten.reflection_pad2d.default,
     _aten.replication_pad2d.default,
     _aten.scaled_dot_product_attention.default,

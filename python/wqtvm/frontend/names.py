@@ -132,7 +132,7 @@ def _rebind(
 
 
 @mutator
-class _Rebind(PyExprMutator):  # type: ignore[misc]
+class _Rebind(PyExprMutator):
     """Replaces variables by variables of other names."""
 
     def __init__(self, module: ir.IRModule, names: Mapping[relax.Var, str]) -> None:

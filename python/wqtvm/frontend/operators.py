@@ -36,6 +36,15 @@ def _pixel_unshuffle(node: fx.Node, importer: Any) -> relax.Var:
     return emit(relax.op.reshape(moved, (batch, channels * factor * factor, rows, columns)))
 
 
+def _prelu(node: fx.Node, importer: Any) -> relax.Var:
+    """One slope a channel; relax.nn.prelu does not broadcast a single slope."""
+    x, slope = (importer.env[argument] for argument in node.args)
+    emit = importer.block_builder.emit
+    axis = min(1, x.ty.ndim - 1)
+    slope = emit(relax.op.broadcast_to(slope, [int(x.ty.shape[axis])]))
+    return emit(relax.op.nn.prelu(x, slope, axis))
+
+
 def _pad2d(mode: str) -> Convert:
     def convert(node: fx.Node, importer: Any) -> relax.Var:
         x = importer.env[node.args[0]]
@@ -175,6 +184,7 @@ OWN_CONVERTERS: dict[str, Convert] = {
     "avg_pool2d.default": _avg_pool2d,
     "pixel_shuffle.default": _pixel_shuffle,
     "pixel_unshuffle.default": _pixel_unshuffle,
+    "prelu.default": _prelu,
     "reflection_pad2d.default": _pad2d("reflect"),
     "replication_pad2d.default": _pad2d("replicate"),
     "scaled_dot_product_attention.default": _attention,
@@ -184,5 +194,14 @@ OWN_CONVERTERS: dict[str, Convert] = {
     "upsample_bicubic2d.vec": _resize2d("cubic", "half_pixel"),
 }
 
-REFUSED = frozenset({"_upsample_bilinear2d_aa.default", "randn.default", "randn_like.default"})
-"""Operators that TVM's importer takes, but computes something else for."""
+REFUSED = frozenset(
+    {
+        "_upsample_bilinear2d_aa.default",
+        "cond",
+        "max_pool2d_with_indices.default",
+        "max_pool3d_with_indices.default",
+        "randn.default",
+        "randn_like.default",
+    }
+)
+"""Operators that TVM's importer takes, but computes something else for, and branches on data."""

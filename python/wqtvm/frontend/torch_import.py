@@ -13,11 +13,12 @@ from torch.export.graph_signature import InputKind, OutputKind
 from tvm.relax.frontend.torch import from_exported_program
 
 from wqtvm.errors import ExportError, InputMismatchError
+from wqtvm.tensor_spec import TensorSpec
 
 from . import checks
 from .converters import converters
 from .decompositions import decompose
-from .model import ImportedModel, TensorSpec
+from .model import ImportedModel
 from .names import name_layers
 
 
