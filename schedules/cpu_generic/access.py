@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import tvm_ffi
-from tvm import tirx
+from tvm import ir, tirx
 from tvm.s_tir import SBlock
 
 _SPATIAL, _REDUCTION = 0, 2
@@ -101,9 +101,9 @@ def block_info(block: SBlock) -> BlockInfo:
     if not stores:
         raise NotAnalysableError("it stores nothing")
 
-    def access(node: Any) -> Access:
-        strides = _strides(node.buffer, node.indices, variables, extents)
-        return Access(node.buffer, tuple(node.indices), strides)
+    def access(buffer: Any, node: Any) -> Access:
+        strides = _strides(buffer, node.indices, variables, extents)
+        return Access(buffer, tuple(node.indices), strides)
 
     written = {store.buffer for store in stores}
     return BlockInfo(
@@ -112,8 +112,8 @@ def block_info(block: SBlock) -> BlockInfo:
         variables=variables,
         extents=tuple(extents),
         reductions=tuple(reductions),
-        reads=tuple(access(load) for load in loads if load.buffer not in written),
-        writes=tuple(access(store) for store in stores),
+        reads=tuple(access(load.source, load) for load in loads if load.source not in written),
+        writes=tuple(access(store.buffer, store) for store in stores),
     )
 
 
@@ -149,7 +149,7 @@ def evaluate(expression: Any, values: Mapping[Any, int]) -> float:
     if isinstance(expression, tirx.Cast):
         inner = evaluate(expression.value, values)
         return inner if str(expression.ty.dtype).startswith("float") else math.trunc(inner)
-    if isinstance(expression, tirx.Call):
+    if isinstance(expression, ir.Call):
         function = _CALLS.get(str(expression.op.name))
         if function is not None:
             return function(*(evaluate(argument, values) for argument in expression.args))
@@ -191,7 +191,7 @@ def _collect(body: Any, loads: list[Any], stores: list[Any]) -> None:
         body,
         [
             (tirx.BufferStore, on_store),
-            (tirx.BufferLoad, on_load),
+            (ir.TensorLoad, on_load),
             (tirx.For, on_other),
             (tirx.While, on_other),
             (tirx.Evaluate, on_other),
