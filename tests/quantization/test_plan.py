@@ -1,0 +1,153 @@
+"""The plan as a value: checked, printed, saved and read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from wqtvm.errors import (
+    ArtefactCorruptError,
+    ArtefactVersionError,
+    ConfigError,
+    NotEligibleError,
+)
+from wqtvm.fastconv import correlated_scales, direct, winograd
+from wqtvm.quantization import LayerPlan, Plan, Reason, Scheme
+
+WINOGRAD = LayerPlan(
+    name="body.0",
+    input_shape=(1, 64, 56, 55),
+    weight_shape=(128, 64, 3, 3),
+    stride=(1, 1),
+    padding=(1, 1),
+    dilation=(1, 1),
+    groups=1,
+    algorithm="winograd",
+    tile=4,
+    points=winograd(4).points,
+    precision="full",
+    group_size=32,
+    scales="correlated",
+    steps="axis",
+    reason=Reason.ELIGIBLE,
+)
+DIRECT = replace(
+    WINOGRAD, name="body.1", algorithm="direct", tile=None, points=None, precision="hadamard",
+    group_size=0,
+)  # fmt: skip
+FLOAT = replace(
+    WINOGRAD, name="down", stride=(2, 2), algorithm="float", tile=None, points=None,
+    precision=None, group_size=None, scales=None, steps=None, reason=Reason.STRIDE,
+    detail="stride is 2 x 2",
+)  # fmt: skip
+PLAN = Plan((WINOGRAD, DIRECT, FLOAT))
+
+
+def test_json_round_trip() -> None:
+    assert Plan.from_json(PLAN.to_json()) == PLAN
+    assert Plan.from_json(Plan(()).to_json()) == Plan(())
+    layer = json.loads(PLAN.to_json())["layers"][2]
+    assert layer["reason"] == "stride"
+    assert layer["points"] is None
+
+
+def test_layers_by_name() -> None:
+    assert PLAN.layer("down") is FLOAT
+    with pytest.raises(ConfigError, match=r"layer up is not .*: body\.0, body\.1, down"):
+        PLAN.layer("up")
+    with pytest.raises(ConfigError, match=r"layer down is in the plan twice"):
+        Plan((FLOAT, WINOGRAD, FLOAT))
+
+
+def test_table() -> None:
+    first, second, third = PLAN.rows()
+    assert len(first) == len(Plan.COLUMNS)
+    assert first == (
+        "body.0", "1x64x56x55", "128x64x3x3", "F(4,3)", "0 2/3 -2/3 3/2 -3/2 inf", "full", "32",
+        "correlated", "axis", "eligible",
+    )  # fmt: skip
+    assert second[3:7] == ("direct", "", "hadamard", "whole")
+    assert third[3:] == ("float", "", "", "", "", "", "stride: stride is 2 x 2")
+    lines = str(PLAN).splitlines()
+    assert lines[0].split() == list(Plan.COLUMNS)
+    assert len(lines) == 4
+    assert {line.index("1x64x56x55") for line in lines[1:]} == {lines[0].index("input")}
+
+
+def test_output_shape() -> None:
+    assert WINOGRAD.output_shape == (1, 128, 56, 55)
+    assert FLOAT.output_shape == (1, 128, 28, 28)
+    dilated = replace(FLOAT, stride=(1, 1), dilation=(2, 3), padding=(0, 0))
+    assert dilated.output_shape == (1, 128, 52, 49)
+
+
+def test_scheme_of_a_layer() -> None:
+    algorithm = winograd(4)
+    expected = Scheme(algorithm, correlated_scales(algorithm), "full", 32, "axis")
+    assert WINOGRAD.scheme() == expected
+    assert DIRECT.scheme().algorithm == direct(3)
+    assert DIRECT.scheme().group_size == 0
+    for method in (FLOAT.scheme, FLOAT.bilinear_algorithm):
+        with pytest.raises(NotEligibleError, match=r"layer down: .* float \(stride: stride is 2"):
+            method()
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "message"),
+    [
+        (WINOGRAD, {"algorithm": "fft"}, "algorithm is 'fft'; give one of winograd, direct"),
+        (WINOGRAD, {"tile": None}, "tile is None; give an integer of at least 1"),
+        (WINOGRAD, {"points": ()}, r"points is \(\); give the interpolation points"),
+        (WINOGRAD, {"input_shape": (1, 64, 56)}, "input_shape is .*; give 4 integers"),
+        (WINOGRAD, {"stride": (0, 1)}, r"stride is \(0, 1\); give 2 integers of at least 1"),
+        (WINOGRAD, {"padding": (1, True)}, "padding is"),
+        (WINOGRAD, {"groups": 0}, "groups is 0"),
+        (WINOGRAD, {"precision": "half"}, "precision is 'half'"),
+        (WINOGRAD, {"group_size": None}, "group_size is None"),
+        (WINOGRAD, {"steps": None}, "steps is None"),
+        (WINOGRAD, {"scales": None}, "scales is None"),
+        (WINOGRAD, {"reason": "stride"}, "reason is 'stride'; give a Reason"),
+        (DIRECT, {"tile": 4}, "tile is 4; give None for algorithm 'direct'"),
+        (FLOAT, {"precision": "full"}, "precision is 'full'; give None for algorithm 'float'"),
+    ],
+)
+def test_wrong_layers_are_refused(
+    base: LayerPlan, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"layer {base.name}: {message}"):
+        replace(base, **changes)
+
+
+def edited(**changes: object) -> str:
+    document = json.loads(PLAN.to_json())
+    document["layers"][0].update(changes)
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no JSON"),
+        ("[]", "schema_version is None"),
+        ('{"schema_version": "1", "layers": []}', "schema_version is '1'"),
+        ('{"schema_version": 1}', "layers are None"),
+        ('{"schema_version": 1, "layers": [3]}', "layer 0 lacks"),
+        ('{"schema_version": 1, "layers": [{}]}', r"layer 0 lacks \['algorithm', "),
+        (edited(colour="red"), r"has unknown \['colour'\]"),
+        (edited(reason="mood"), r"layer body\.0: reason is 'mood'; give one of eligible, "),
+        (edited(tile="4"), r"layer body\.0: tile is '4'"),
+        (edited(points=[1, 2]), r"layer body\.0: points is \(1, 2\)"),
+        (edited(name=7), "name is 7; give text"),
+        (edited(name="down"), "layer down is in the plan twice"),
+    ],
+)
+def test_corrupt_plans_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ArtefactCorruptError, match=rf"plan: .*{message}"):
+        Plan.from_json(text)
+
+
+def test_newer_plans_are_refused() -> None:
+    with pytest.raises(ArtefactVersionError, match=r"schema_version is 2, .* up to 1; upgrade"):
+        Plan.from_json('{"schema_version": 2, "layers": "in another form"}')

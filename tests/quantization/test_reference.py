@@ -1,0 +1,385 @@
+"""The numpy reference: against a plain reading of its definition, tile by tile, and as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from wqtvm.errors import InputMismatchError
+from wqtvm.fastconv import correlated_scales, direct, row_norm_scales, standard_scales, winograd
+from wqtvm.quantization import (
+    FullStages,
+    HadamardStages,
+    Scheme,
+    full_reference,
+    hadamard_reference,
+    quantize_weights,
+    sqnr_db,
+    winograd_reference,
+)
+from wqtvm.quantization.reference import assemble_tiles, extract_tiles
+
+Rounding = Callable[[Fraction], np.float32]
+F32 = np.float32
+
+ALGORITHMS = {
+    "F(1,3)": direct(),
+    "F(2,3)": winograd(2),
+    "F(3,3)": winograd(3),
+    "F(4,3) lavin": winograd(4, "lavin"),
+    "F(4,3)": winograd(4),
+    "F(5,3)": winograd(5),
+    "F(6,3)": winograd(6),
+}
+
+
+def image(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def weight(outputs: int, channels: int) -> np.ndarray:
+    return image((outputs, channels, 3, 3), seed=1)
+
+
+def make(name: str, precision: str, group_size: int = 32, steps: str = "axis") -> Scheme:
+    algorithm = ALGORITHMS[name]
+    return Scheme(algorithm, correlated_scales(algorithm), precision, group_size, steps)
+
+
+class Plain:
+    """The definition with loops over numbers: what one reads in the text, nothing vectorised."""
+
+    def __init__(self, scheme: Scheme, round_to_float32: Rounding) -> None:
+        self.scheme = scheme
+        self.round = round_to_float32
+
+    def fma(self, a: np.float32, b: np.float32, c: np.float32) -> np.float32:
+        return self.round(Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c)))
+
+    def row(self, coefficients: list[float], values: list[np.float32]) -> np.float32:
+        """Halves of even and odd index; unit terms, then fma; signs taken out."""
+        parts: list[tuple[int, list[tuple[np.float32, np.float32]]]] = []
+        for parity in (0, 1):
+            indices = [i for i in range(parity, len(values), 2) if coefficients[i] != 0]
+            indices = [i for i in indices if abs(coefficients[i]) == 1] + [
+                i for i in indices if abs(coefficients[i]) != 1
+            ]
+            if indices:
+                sign = 1 if coefficients[indices[0]] > 0 else -1
+                terms = [(F32(sign * coefficients[i]), values[i]) for i in indices]
+                parts.append((sign, terms))
+        singles = [len(terms) == 1 and terms[0][0] != 1 for _, terms in parts]
+        if len(parts) == 2 and any(singles):
+            last = 1 if singles[1] else 0
+            (sign, ((c, x),)), (other_sign, other) = parts[last], parts[1 - last]
+            return self.fma(F32(sign) * c, x, F32(other_sign) * self.half(other))
+        first, *rest = [F32(sign) * self.half(terms) for sign, terms in parts]
+        return first + rest[0] if rest else first
+
+    def half(self, terms: list[tuple[np.float32, np.float32]]) -> np.float32:
+        (c, x), *rest = terms
+        total = c * x
+        for c, x in rest:
+            total = total + c * x if abs(c) == 1 else self.fma(c, x, total)
+        return total
+
+    def step(self, values: list[np.float32]) -> tuple[np.float32, np.float32]:
+        largest = max(abs(value) for value in values)
+        if largest < 2.0**-119:
+            return F32(0), F32(0)
+        return F32(127) / largest, largest / F32(127)
+
+    def q(self, value: np.float32, inverse: np.float32) -> int:
+        return max(-127, min(127, round(float(value * inverse))))
+
+    def groups(self, channels: int) -> list[range]:
+        size = self.scheme.channels_per_group(channels)
+        return [range(c, min(c + size, channels)) for c in range(0, channels, size)]
+
+    def products(self, v: np.ndarray, v_step: np.ndarray, weights: object) -> np.ndarray:
+        n, channels = v.shape[0], v.shape[-1]
+        outputs = weights.u.shape[2]
+        m = np.zeros((n, n, outputs), np.float32)
+        for e in range(n):
+            for tap in range(n):
+                for k in range(outputs):
+                    total = F32(0)
+                    for g, group in enumerate(self.groups(channels)):
+                        acc = sum(
+                            int(v[e, tap, c]) * int(weights.u[e, tap, k, g, c - group.start])
+                            for c in group
+                        )
+                        step = v_step[e, tap, g] * weights.step[e, tap, k, g]
+                        total = self.fma(F32(acc), step, total)
+                    m[e, tap, k] = total
+        return m
+
+    def quantize_by(self, values: np.ndarray, shared: str) -> tuple[np.ndarray, np.ndarray]:
+        """values (row, column, channel); a step per "taps", "rows", "columns" or "tile"."""
+        rows, columns, channels = values.shape
+        groups = self.groups(channels)
+        q = np.zeros(values.shape, int)
+        step = np.zeros((rows, columns, len(groups)), np.float32)
+        for r in range(rows):
+            for c in range(columns):
+                for g, group in enumerate(groups):
+                    others = {
+                        "taps": [(r, c)],
+                        "rows": [(r, other) for other in range(columns)],
+                        "columns": [(other, c) for other in range(rows)],
+                        "tile": [(i, j) for i in range(rows) for j in range(columns)],
+                    }[shared]
+                    members = [values[i, j, s] for i, j in others for s in group]
+                    inverse, step[r, c, g] = self.step(members)
+                    for s in group:
+                        q[r, c, s] = self.q(values[r, c, s], inverse)
+        return q, step
+
+    def rescaled(self, sums: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """Integers (row, column, channel) as float32 times the float32 step of their group."""
+        out = np.zeros(sums.shape, np.float32)
+        for g, group in enumerate(self.groups(sums.shape[-1])):
+            for s in group:
+                out[..., s] = sums[..., s].astype(np.float32) * step[..., g]
+        return out
+
+    def hadamard(self, d: np.ndarray, weights: object) -> dict[str, np.ndarray]:
+        rows = [list(map(float, row)) for row in self.scheme.input_matrix.rows]
+        a_t = self.scheme.output_matrix.tolist()
+        b_d = self.columns(rows, d)
+        b_d_b = self.columns(rows, b_d.swapaxes(0, 1)).swapaxes(0, 1)
+        v, v_step = self.quantize_by(b_d_b, "taps")
+        m = self.products(v, v_step, weights)
+        a_m = self.columns(a_t, m)
+        y = self.columns(a_t, a_m.swapaxes(0, 1)).swapaxes(0, 1)
+        return {
+            "b_d": b_d, "b_d_b": b_d_b, "v": v, "v_step": v_step, "m": m, "a_m": a_m, "y": y,
+        }  # fmt: skip
+
+    def columns(self, matrix: list[list[float]], values: np.ndarray) -> np.ndarray:
+        out = np.zeros((len(matrix), *values.shape[1:]), np.float32)
+        for index in np.ndindex(values.shape[1:]):
+            for r, row in enumerate(matrix):
+                out[(r, *index)] = self.row(row, [values[(i, *index)] for i in range(len(row))])
+        return out
+
+    def full(self, d: np.ndarray, weights: object) -> dict[str, np.ndarray]:
+        scheme = self.scheme
+        tile = scheme.steps == "tile"
+        rows = np.array(scheme.input_matrix.rows)
+        rb = scheme.input_row_scale.astype(np.float32)
+        a_int, sa = scheme.output_integers
+        a_int = a_int.astype(int)
+        n = len(rows)
+        d_q, d_step = self.quantize_by(d, "tile" if tile else "columns")
+        sums = np.einsum("ei,ijc->ejc", rows, d_q)
+        step = np.array([d_step[0] * rb[e] for e in range(n)])
+        b_d_q, b_d_step = self.quantize_by(self.rescaled(sums, step), "tile" if tile else "rows")
+        sums = np.einsum("vj,ejc->evc", rows, b_d_q)
+        step = np.array([[b_d_step[e, 0] * rb[v] for v in range(n)] for e in range(n)])
+        v, v_step = self.quantize_by(self.rescaled(sums, step), "taps")
+        m = self.products(v, v_step, weights)
+        m_q, m_step = self.quantize_by(m, "tile" if tile else "columns")
+        sums = np.einsum("ae,evk->avk", a_int, m_q)
+        step = np.array([m_step[0] * sa for _ in a_int])
+        a_m_q, a_m_step = self.quantize_by(self.rescaled(sums, step), "tile" if tile else "rows")
+        sums = np.einsum("bv,avk->abk", a_int, a_m_q)
+        step = np.array([[a_m_step[a, 0] * sa for _ in a_int] for a in range(len(a_int))])
+        return {
+            "d_q": d_q, "d_step": d_step[0], "b_d_q": b_d_q, "b_d_step": b_d_step[:, 0],
+            "v": v, "v_step": v_step, "m": m, "m_q": m_q, "m_step": m_step[0],
+            "a_m_q": a_m_q, "a_m_step": a_m_step[:, 0], "y": self.rescaled(sums, step),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["F(1,3)", "F(2,3)", "F(4,3) lavin", "F(4,3)"])
+@pytest.mark.parametrize(
+    ("precision", "steps"), [("hadamard", "axis"), ("full", "axis"), ("full", "tile")]
+)
+def test_stages_of_a_tile_are_the_definition_to_the_bit(
+    round_to_float32: Rounding, name: str, precision: str, steps: str
+) -> None:
+    scheme = make(name, precision, group_size=4, steps=steps)
+    channels, tile = 6, scheme.algorithm.t  # groups of 4 and of 2
+    weights = quantize_weights(weight(5, channels), scheme)
+    stages = winograd_reference(image((1, tile, tile, channels)), weights, scheme, padding=0)
+    plain = Plain(scheme, round_to_float32)
+    expected = (plain.hadamard if precision == "hadamard" else plain.full)(stages.d[0], weights)
+    for field, values in expected.items():
+        found = getattr(stages, field)[0]
+        if field in ("v", "d_q", "b_d_q"):
+            found = found.reshape(*found.shape[:-2], -1)[..., :channels]
+        # A step of the whole tile has length 1 along the axis on which the plain one repeats it.
+        np.testing.assert_array_equal(np.broadcast_to(found, values.shape), values, field)
+
+
+# Channels that no group divides, sizes that no tile divides, several images, both paddings.
+SHAPES = [
+    ((1, 7, 9, 1), 1, 1),
+    ((3, 11, 6, 3), 17, 0),
+    ((1, 5, 13, 17), 33, 1),
+    ((3, 9, 4, 33), 3, 1),
+    ((1, 10, 15, 100), 33, 0),
+]
+
+
+@pytest.mark.parametrize(("shape", "outputs", "padding"), SHAPES)
+@pytest.mark.parametrize("precision", ["hadamard", "full"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_odd_shapes(
+    convolution: Callable[..., np.ndarray],
+    name: str,
+    precision: str,
+    shape: tuple[int, ...],
+    outputs: int,
+    padding: int,
+) -> None:
+    scheme = make(name, precision)
+    x, w = image(shape), weight(outputs, shape[3])
+    stages = winograd_reference(x, quantize_weights(w, scheme), scheme, padding)
+    expected = convolution(x, w, padding)
+    assert stages.output.shape == expected.shape
+    assert stages.output.dtype == np.float32
+    # F(6,3) in full is the worst at 12 dB; a misplaced tile or channel gives 0 dB or less.
+    assert sqnr_db(expected, stages.output) > 9
+
+
+@pytest.mark.parametrize("group_size", [4, 32, 64, 0])
+@pytest.mark.parametrize("precision", ["hadamard", "full"])
+def test_group_sizes(
+    convolution: Callable[..., np.ndarray], precision: str, group_size: int
+) -> None:
+    scheme = make("F(2,3)", precision, group_size)
+    x, w = image((1, 8, 8, 100)), weight(10, 100)
+    stages = winograd_reference(x, quantize_weights(w, scheme), scheme, padding=1)
+    assert stages.v.shape[3:] == {4: (25, 4), 32: (4, 32), 64: (2, 64), 0: (1, 128)}[group_size]
+    assert sqnr_db(convolution(x, w, 1), stages.output) > 30
+
+
+def test_shapes_of_steps() -> None:
+    x = image((2, 8, 12, 40))
+    axis, tile = (make("F(4,3)", "full", steps=steps) for steps in ("axis", "tile"))
+    weights = quantize_weights(weight(70, 40), axis)
+    by_axis, by_tile = (full_reference(x, weights, scheme, padding=1) for scheme in (axis, tile))
+    # 12 tiles, 2 groups of input channels, 3 of output channels.
+    assert by_axis.d_step.shape == by_axis.b_d_step.shape == (12, 6, 2)
+    assert by_tile.d_step.shape == by_tile.b_d_step.shape == (12, 1, 2)
+    assert by_axis.v_step.shape == by_tile.v_step.shape == (12, 6, 6, 2)
+    assert (by_axis.m_step.shape, by_tile.m_step.shape) == ((12, 6, 3), (12, 1, 3))
+    assert (by_axis.a_m_step.shape, by_tile.a_m_step.shape) == ((12, 4, 3), (12, 1, 3))
+    assert by_axis.m_q.shape == (12, 6, 6, 70)
+    assert by_axis.a_m_q.shape == (12, 4, 6, 70)
+
+
+def test_accumulators_are_kept_on_request() -> None:
+    # A group of 1100 channels: its sums need more than the 24 bits of a float32.
+    for channels, group_size in ((70, 32), (1100, 0)):
+        scheme = make("F(2,3)", "hadamard", group_size)
+        weights = quantize_weights(weight(3, channels), scheme)
+        x = image((1, 4, 4, channels))
+        stages = hadamard_reference(x, weights, scheme, padding=0, keep_accumulators=True)
+        exact = np.einsum("pevgs,evkgs->pevkg", stages.v.astype(int), weights.u.astype(int))
+        assert stages.acc is not None
+        assert stages.acc.dtype == np.int32
+        np.testing.assert_array_equal(stages.acc, exact)
+        assert hadamard_reference(x, weights, scheme, padding=0).acc is None
+
+
+def test_sums_beyond_24_bits_are_exact() -> None:
+    scheme = make("F(1,3)", "hadamard", group_size=0)
+    x = np.ones((1, 3, 3, 1100), np.float32)
+    weights = quantize_weights(np.ones((1, 1100, 3, 3), np.float32), scheme)
+    stages = hadamard_reference(x, weights, scheme, padding=0, keep_accumulators=True)
+    assert stages.acc is not None
+    assert np.all(stages.acc == 1100 * 127 * 127)
+
+
+def test_scales_do_not_matter_in_precision_hadamard() -> None:
+    algorithm = winograd(4)
+    outputs = []
+    for rule in (standard_scales, row_norm_scales, correlated_scales):
+        scheme = Scheme(algorithm, rule(algorithm), "hadamard")
+        weights = quantize_weights(weight(8, 8), scheme)
+        outputs.append(hadamard_reference(image((1, 8, 8, 8)), weights, scheme, 1).output)
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+
+
+def test_the_mean_of_an_image_does_not_leak() -> None:
+    # The rows of Lavin's points, but that of the point 1, annihilate constants: exactly.
+    scheme = make("F(4,3) lavin", "full")
+    x = np.full((1, 10, 10, 4), 0.7, np.float32)  # 2 x 2 tiles, none of them over the edge
+    stages = full_reference(x, quantize_weights(weight(4, 4), scheme), scheme, padding=0)
+    others = [tap for tap in range(6) if tap != 1]
+    assert stages.b_d_q[:, 1].any()
+    assert not stages.b_d_q[:, others].any()
+    assert not stages.v[:, :, others].any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("precision", ["hadamard", "full"])
+def test_what_is_not_finite_stays_in_the_tiles_that_see_it(precision: str, bad: float) -> None:
+    scheme = make("F(4,3)", precision)
+    weights = quantize_weights(weight(6, 40), scheme)
+    clean = image((2, 16, 16, 40))
+    broken = clean.copy()
+    broken[1, 6, 9, 35] = bad
+    before, after = (winograd_reference(x, weights, scheme, padding=1) for x in (clean, broken))
+    sees = ~np.isfinite(after.d).all(axis=(1, 2, 3))
+    assert 0 < sees.sum() < len(sees)
+    np.testing.assert_array_equal(after.y[~sees], before.y[~sees])
+    # Channel 35 is of group 1: the steps of group 0 are as before.
+    np.testing.assert_array_equal(after.v_step[..., 0], before.v_step[..., 0])
+    assert np.isnan(after.v_step[sees][..., 1]).any(axis=(1, 2)).all()
+    # All outputs whose window holds the pixel are NaN, in all output channels.
+    assert np.isnan(after.output[1, 5:8, 8:11]).all()
+    assert np.isfinite(after.output[0]).all()
+    assert not np.isinf(after.output).any()
+    if precision == "full":
+        assert np.isnan(after.y[sees]).all()
+
+
+def test_zeros_give_zeros() -> None:
+    for precision in ("hadamard", "full"):
+        scheme = make("F(4,3)", precision)
+        weights = quantize_weights(weight(3, 3), scheme)
+        stages = winograd_reference(np.zeros((1, 6, 6, 3), np.float32), weights, scheme, 1)
+        assert not stages.output.any()
+
+
+def test_tiles_in_and_out() -> None:
+    scheme = make("F(2,3)", "hadamard")
+    weights = quantize_weights(weight(2, 2), scheme)
+    x = image((2, 5, 4, 2))
+    tiles = extract_tiles(x, weights, scheme, padding=1)
+    assert tiles.shape == (2 * 3 * 2, 4, 4, 2)
+    tile = 1 * 6 + 2 * 2 + 1  # image 1, tile row 2, tile column 1
+    padded = np.pad(x, ((0, 0), (1, 4), (1, 4), (0, 0)))
+    np.testing.assert_array_equal(tiles[tile], padded[1, 4:8, 2:6])
+    y = np.ascontiguousarray(tiles[:, 1:3, 1:3])  # the tiles' middles make up the image
+    np.testing.assert_array_equal(assemble_tiles(y, x.shape, scheme, padding=1), x)
+
+
+def test_precision_chooses_the_stages() -> None:
+    for precision, stages in (("hadamard", HadamardStages), ("full", FullStages)):
+        scheme = make("F(2,3)", precision)
+        weights = quantize_weights(weight(2, 2), scheme)
+        assert isinstance(winograd_reference(image((1, 4, 4, 2)), weights, scheme, 0), stages)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (image((1, 4, 4, 3)), r"float32 of shape \(1, 4, 4, 3\); give .* columns, 2\)"),
+        (image((4, 4, 2)), r"float32 of shape \(4, 4, 2\)"),
+        (image((1, 4, 4, 2)).astype(np.float64), "input is float64"),
+        (image((1, 2, 4, 2)), "edge of 2 pixels with padding 0 has no output for 3 taps"),
+    ],
+)
+def test_wrong_inputs_are_refused(x: np.ndarray, message: str) -> None:
+    scheme = make("F(2,3)", "hadamard")
+    with pytest.raises(InputMismatchError, match=message):
+        winograd_reference(x, quantize_weights(weight(2, 2), scheme), scheme, padding=0)
