@@ -91,5 +91,5 @@ def from_json(value: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(
         str(value["name"]),
         tuple(int(size) for size in value["shape"]),
-        np.dtype(value["dtype"]).name,
+        np.dtype(str(value["dtype"])).name,
     )
