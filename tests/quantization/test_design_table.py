@@ -137,10 +137,10 @@ def test_direct_with_a_weight_step_per_tap(layer: Layer) -> None:
 @pytest.mark.parametrize(
     ("tile", "points", "expected"),
     [
-        (3, "best", (33.1, 40.1)),
-        (3, "lavin", (26.8, 36.9)),
-        (5, "best", (21.5, 33.4)),
-        (5, "lavin", (18.4, 31.9)),
+        (3, "best", (33.3, 40.0)),
+        (3, "lavin", (26.8, 36.8)),
+        (5, "best", (21.1, 33.1)),
+        (5, "lavin", (18.1, 31.9)),
     ],
 )
 def test_tiles_between(layer: Layer, tile: int, points: str, expected: tuple[float, float]) -> None:

@@ -27,8 +27,8 @@ NAMED_POINTS: dict[str, dict[int, tuple[str, ...]]] = {
         5: ("0", "1", "-1", "2", "-2", "1/2"),
         6: ("0", "1", "-1", "2", "-2", "1/2", "-1/2"),
     },
-    # The least noise gain among pairs (and 0, where the count is odd) of fractions of integers up to
-    # 6 whose integer rows of B^T fit int8. Where the count is even, leaving out 0 is worth 3 to 6 dB.
+    # The least noise gain among pairs p, -p of fractions with integers up to 6 whose integer rows
+    # of B^T fit int8; with 0 where the count of finite points is odd, without it where it is even.
     "best": {
         2: ("0", "1", "-1"),
         3: ("1/2", "-1/2", "4/3", "-4/3"),
