@@ -50,7 +50,9 @@ def winograd_conv2d(work: WinogradWorkload) -> tirx.PrimFunc:
     m = _hadamard_product(work, v, v_step, *weights)
     output = _untile(work, precision.output_transform(work, m))
 
-    function = contract_reduction(te.create_prim_func([x, *weights, output]), m.name)
+    # Relax counts in int64, and fuses only functions that do.
+    function = te.create_prim_func([x, *weights, output], index_dtype_override="int64")
+    function = contract_reduction(function, m.name)
     # 4 is kOutEWiseFusable: bias, residual and activation fuse behind the output transform.
     return function.with_attr("op_pattern", 4)
 

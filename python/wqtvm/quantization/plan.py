@@ -27,6 +27,7 @@ class Reason(Enum):
     PADDING = "padding"
     RANK = "rank"  # not a convolution of two dimensions
     DTYPE = "dtype"
+    COMPUTED_WEIGHTS = "computed-weights"
     EXCLUDED = "excluded"
     NOT_INCLUDED = "not-included"
 

@@ -1,0 +1,118 @@
+"""From a PyTorch model to compiled code: the pipeline's phases, called one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import ir, relax
+
+from .config import WinogradConfig
+from .frontend import from_torch
+from .quantization.plan import Plan
+from .runtime.model import CompiledModel
+from .target import TargetRecord, lookup, usable_cpus
+from .transform import pipeline
+from .transform.externalize_constants import externalize_constants
+from .transform.plan_convolutions import plan_convolutions
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, steps done, steps); stages in order: ``STAGES``."""
+
+STAGES = ("import", "plan", "quantize", "build")
+
+
+@dataclass(frozen=True)
+class BuiltModule:
+    """Compiled code and what it takes.
+
+    Attributes
+    ----------
+    executable : what ``relax.build`` returns; ``main`` takes the inputs, then the parameters.
+    params : the parameters by name, in the order in which ``main`` takes them.
+    """
+
+    executable: Any
+    params: dict[str, NDArray[Any]]
+
+
+def compile(
+    model: torch.nn.Module | ExportedProgram,
+    example_inputs: Sequence[torch.Tensor] | torch.Tensor | None = None,
+    *,
+    target: str | TargetRecord | tvm.target.Target = "wq",
+    config: WinogradConfig = WinogradConfig(),
+    progress: Progress | None = None,
+) -> CompiledModel:
+    """Compile a PyTorch model.
+
+    Parameters
+    ----------
+    model : captured in evaluation mode; its own flag stays as it is.
+    example_inputs : their shapes and dtypes are compiled in.
+    target : a name of ``wqtvm.target.target_names()``; "wq" is this machine.
+    config : how eligible convolutions are computed.
+    progress : called as progress(stage, steps done, steps).
+
+    Returns
+    -------
+    A callable on torch tensors and on numpy arrays.
+
+    Raises
+    ------
+    WqtvmError
+        One of ``wqtvm.errors``: an unknown target, a model that cannot be imported, a pattern that
+        matches no layer.
+    """
+    report = progress or _silent
+    record = lookup(target)
+    report("import", 0, 1)
+    imported = from_torch(model, example_inputs)
+    report("import", 1, 1)
+    report("plan", 0, 1)
+    prepared = pipeline.prepare(imported.module)
+    plan = plan_convolutions(prepared, config)
+    report("plan", 1, 1)
+    built = build_module(prepared, plan, record, report)
+    return CompiledModel(
+        built.executable,
+        built.params,
+        plan=plan,
+        config=config,
+        target=record,
+        input_specs=imported.input_specs,
+        output_specs=imported.output_specs,
+        single_output=imported.single_output,
+        imported=imported,
+    )
+
+
+def build_module(
+    prepared: ir.IRModule, plan: Plan, record: TargetRecord, progress: Progress | None = None
+) -> BuiltModule:
+    """Compile a prepared module (see ``transform.pipeline``) according to a plan."""
+    report = progress or _silent
+    lowered = pipeline.quantize(prepared, plan, record, usable_cpus(), report)
+    report("build", 0, 3)
+    lowered, params = externalize_constants(lowered)
+    target = tvm.target.Target(record.config(num_cores=usable_cpus()))
+    with target:
+        scheduled = pipeline.optimize(lowered, record)
+        report("build", 1, 3)
+        finished = pipeline.finish(scheduled)
+    report("build", 2, 3)
+    executable = relax.build(finished, target=target, relax_pipeline=None)
+    report("build", 3, 3)
+    return BuiltModule(executable, {name: np.asarray(value) for name, value in params.items()})
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report no progress."""

@@ -1,0 +1,143 @@
+"""Carry out the plan: replace planned convolutions by the quantized operators.
+
+Each becomes a ``call_tir`` of an operator of ``topi``, its weights transformed and quantized here,
+once, in float64. Functions are shared between layers of one workload.
+
+Ordering: after `channels_last` (activations NHWC, weights constants HWIO) and `plan_convolutions`;
+before `externalize_constants`, which names the weights after the layer, and before LegalizeOps and
+FuseOps, which then see an operator that takes elementwise followers in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from tvm import ir, relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from ..errors import NotEligibleError
+from ..frontend.names import bindings, layer_name, operator_name
+from ..quantization import quantize_weights
+from ..quantization.plan import LayerPlan, Plan
+from ..target import TargetRecord
+from ..topi.winograd import winograd_conv2d
+from ..topi.workload import WinogradWorkload, pack_weights
+from .constants import array_of, is_tensor_constant, shape_of
+from .schedule_operators import schedule_module
+
+Progress = Callable[[str, int, int], None]
+
+
+def lower_convolutions(
+    module: ir.IRModule,
+    plan: Plan,
+    record: TargetRecord,
+    threads: int,
+    progress: Progress | None = None,
+) -> ir.IRModule:
+    """Lower the planned convolutions of ``@main`` for a target.
+
+    Parameters
+    ----------
+    threads : that the work of one layer is divided among.
+    progress : called as progress("quantize", layers done, layers).
+
+    Raises
+    ------
+    NotEligibleError
+        If the plan asks for something that a convolution, as it stands in the module, does not
+        allow.
+    NonFiniteError
+        If a weight is NaN or infinite.
+    """
+    planned = {layer.name: layer for layer in plan.layers if layer.algorithm != "float"}
+    calls = {
+        binding.value: planned[layer_name(binding.var)]
+        for binding in bindings(module["main"])
+        if operator_name(binding.value) == "relax.nn.conv2d" and layer_name(binding.var) in planned
+    }
+    missing = planned.keys() - {layer.name for layer in calls.values()}
+    if missing:
+        raise NotEligibleError(
+            f"layer {min(missing)}: planned as {planned[min(missing)].algorithm}, but the network "
+            "has no such convolution; make the plan from this network"
+        )
+    lowering = _Lowering(module, calls, record, threads, progress or (lambda *_: None))
+    main = lowering.visit_expr(module["main"])
+    lowering.builder_.update_func(module.get_global_var("main"), main)
+    lowered: ir.IRModule = lowering.builder_.get()
+    return lowered
+
+
+@mutator
+class _Lowering(PyExprMutator):  # type: ignore[misc]
+    def __init__(
+        self,
+        module: ir.IRModule,
+        calls: dict[relax.Call, LayerPlan],
+        record: TargetRecord,
+        threads: int,
+        progress: Progress,
+    ) -> None:
+        super().__init__(module)
+        self.calls = calls
+        self.record = record
+        self.threads = threads
+        self.progress = progress
+        self.done = 0
+        self.functions: dict[object, ir.GlobalVar] = {}
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        layer = self.calls.get(call)
+        if layer is None:
+            return super().visit_call_(call)
+        _check(layer, call)
+        lowered = self._lower(layer, self.visit_expr(call.args[0]), array_of(call.args[1]), call)
+        self.done += 1
+        self.progress("quantize", self.done, len(self.calls))
+        return lowered
+
+    def _lower(
+        self, layer: LayerPlan, x: relax.Expr, weight: np.ndarray, call: relax.Call
+    ) -> relax.Expr:
+        scheme = layer.scheme()
+        images, channels, height, width = layer.input_shape
+        work = WinogradWorkload(
+            scheme=scheme,
+            batch=images,
+            height=height,
+            width=width,
+            in_channels=channels,
+            out_channels=layer.weight_shape[0],
+            padding=layer.padding[0],
+            dot=self.record.dot,
+        )
+        work = replace(work, block=schedule_module(self.record).tile_block(work, self.threads))
+        quantized = quantize_weights(weight.transpose(3, 2, 0, 1), scheme, layer.name)
+        if work not in self.functions:
+            name = f"wq_{layer.algorithm}_{channels}x{work.out_channels}_{height}x{width}"
+            self.functions[work] = self.builder_.add_func(winograd_conv2d(work), name)
+        constants = [relax.const(array) for array in pack_weights(quantized, work).values()]
+        return relax.call_tir(self.functions[work], [x, *constants], out_ty=call.ty)
+
+
+def _check(layer: LayerPlan, call: relax.Call) -> None:
+    attrs = call.attrs
+    layouts = (str(attrs.data_layout), str(attrs.kernel_layout))
+    problem = None
+    if layouts != ("NHWC", "HWIO"):
+        problem = f"layouts are {layouts[0]}, {layouts[1]}; bring the network to NHWC, HWIO first"
+    elif not is_tensor_constant(call.args[1]):
+        problem = "its weights are computed at run time; plan it as float"
+    else:
+        weight = shape_of(call.args[1])
+        found = (weight[3], weight[2], weight[0], weight[1])
+        if found != layer.weight_shape or any(int(s) != 1 for s in attrs.strides):
+            problem = (
+                f"weights are {found} with strides {[int(s) for s in attrs.strides]}, the plan "
+                f"says {layer.weight_shape} with stride 1; make the plan from this network"
+            )
+    if problem:
+        raise NotEligibleError(f"layer {layer.name}: {problem}")

@@ -1,0 +1,96 @@
+"""The passes in their order, in phases that can be run, and printed, one by one.
+
+prepare   fold batch normalisation, NHWC                       module -> float module
+quantize  the plan's convolutions become our operators         float module -> lowered module
+optimize  legalize, fuse, schedule                             lowered module -> TIR
+finish    memory planning, calls, virtual machine              TIR -> what relax.build takes
+"""
+
+from __future__ import annotations
+
+from tvm import ir, relax, target, transform
+
+from ..config import WinogradConfig
+from ..quantization.plan import Plan
+from ..target import TargetRecord, record_of, usable_cpus
+from .channels_last import channels_last
+from .fold_batch_norm import fold_batch_norm
+from .fold_layout_constants import fold_layout_constants
+from .lower_convolutions import Progress, lower_convolutions
+from .plan_convolutions import plan_convolutions
+from .schedule_generic_cpu import schedule_generic_cpu
+from .schedule_operators import schedule_operators
+
+NAME = "wq"
+
+
+def prepare(module: ir.IRModule) -> ir.IRModule:
+    """Bring an imported network to the form that plans are made from: NHWC, without BatchNorm."""
+    passes = [fold_layout_constants, fold_batch_norm, relax.transform.FoldConstant(), channels_last]
+    return transform.Sequential(passes)(module)
+
+
+def quantize(
+    module: ir.IRModule,
+    plan: Plan,
+    record: TargetRecord,
+    threads: int,
+    progress: Progress | None = None,
+) -> ir.IRModule:
+    """Replace the convolutions that the plan quantizes by our operators."""
+    return lower_convolutions(module, plan, record, threads, progress)
+
+
+def optimize(module: ir.IRModule, record: TargetRecord) -> ir.IRModule:
+    """Legalize, fuse, and give every function a schedule."""
+    passes = [
+        relax.transform.LegalizeOps(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    fused = transform.Sequential(passes)(module)
+    return schedule_generic_cpu(schedule_operators(fused, record))
+
+
+def finish(module: ir.IRModule) -> ir.IRModule:
+    """Lower the graph to the virtual machine."""
+    passes = [
+        relax.transform.RewriteDataflowReshape(),
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+        relax.transform.LowerAllocTensor(),
+        relax.transform.KillAfterLastUse(),
+        relax.transform.LowerRuntimeBuiltin(),
+        relax.transform.ComputePrimValue(),
+        relax.transform.VMShapeLower(),
+        relax.transform.AttachGlobalSymbol(),
+    ]
+    return transform.Sequential(passes)(module)
+
+
+def register_pipeline() -> None:
+    """Register the whole as the Relax pipeline "wq", for ``relax.build(..., relax_pipeline="wq")``.
+
+    It takes the target of the build and the default configuration.
+    """
+    if NAME not in relax.pipeline.PIPELINE_MAP:
+        relax.register_pipeline(NAME)(_pipeline)
+
+
+def _pipeline() -> ir.transform.Pass:
+    @ir.transform.module_pass(opt_level=0, name="wq")
+    def run(module: ir.IRModule, context: ir.transform.PassContext) -> ir.IRModule:
+        current = target.Target.current()
+        record = record_of(current)
+        prepared = prepare(module)
+        plan = plan_convolutions(prepared, WinogradConfig())
+        lowered = quantize(prepared, plan, record, usable_cpus())
+        with current:
+            return finish(optimize(lowered, record))
+
+    return run

@@ -1,0 +1,54 @@
+"""Give every quantized operator its target's schedule.
+
+Ordering: after FuseTIR, which puts epilogues behind the operators; before
+`schedule_generic_cpu`, which takes what is left, and before the lowering to the virtual machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import tvm_ffi
+from tvm import ir, tirx
+from tvm.s_tir.stmt import SBlock
+
+from ..target import TargetRecord
+
+ANNOTATION = "wq.operator"
+
+
+def schedule_module(record: TargetRecord) -> ModuleType:
+    """The module of ``wqtvm.schedules`` that has a target's schedules.
+
+    It has two functions: ``tile_block(work, threads)`` chooses the tile rows and columns that are
+    computed together, and ``schedule(function)`` schedules a function with a quantized operator.
+    """
+    return importlib.import_module(f"wqtvm.schedules.{record.schedule}")
+
+
+def schedule_operators(module: ir.IRModule, record: TargetRecord) -> ir.IRModule:
+    """Schedule each function that holds a quantized operator."""
+    schedule = schedule_module(record).schedule
+    scheduled = module.clone()
+    for name, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc) and is_quantized_operator(function):
+            result = schedule(function).with_attr("tirx.is_scheduled", True)
+            scheduled.update_func(name, result.with_attrs(_kept_attributes(function)))
+    return scheduled
+
+
+def is_quantized_operator(function: tirx.PrimFunc) -> bool:
+    """Whether a function holds a block that is one of our operators."""
+    found: list[SBlock] = []
+
+    def visit(block: SBlock) -> None:
+        if ANNOTATION in block.annotations:
+            found.append(block)
+
+    tvm_ffi.structural_walk(function.body, (SBlock, visit))
+    return bool(found)
+
+
+def _kept_attributes(function: tirx.PrimFunc) -> dict[str, object]:
+    return {key: value for key, value in (function.attrs or {}).items() if key != "op_pattern"}
