@@ -1,7 +1,6 @@
 """Import of PyTorch models into Relax."""
 
-from wqtvm.tensor_spec import TensorSpec
-
+from ..tensor_spec import TensorSpec
 from .model import ImportedModel
 from .names import layer_name, name_layers
 from .torch_import import from_torch

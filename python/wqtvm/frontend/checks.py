@@ -13,7 +13,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
-from wqtvm.errors import (
+from ..errors import (
     DynamicShapeError,
     InputMismatchError,
     NonFiniteError,
@@ -77,7 +77,7 @@ def check_weights(program: ExportedProgram) -> None:
     ------
     UnsupportedDtypeError, InputMismatchError, NonFiniteError
     """
-    for name, tensor in weights(program):
+    for name, kind, tensor in weights(program):
         if tensor.device.type != "cpu":
             raise InputMismatchError(f"weight {name!r} is on {tensor.device}; call model.cpu()")
         if tensor.layout != torch.strided:
@@ -91,6 +91,9 @@ def check_weights(program: ExportedProgram) -> None:
                 f"weight {name!r} is {tensor.dtype}; only float32 is imported: call model.float()"
             )
         bad = ~torch.isfinite(tensor)
+        if kind is not InputKind.PARAMETER:
+            # Attention masks are made of zeros and minus infinity.
+            bad &= ~torch.isneginf(tensor)
         if bool(bad.any()):
             first = tuple(int(i) for i in torch.nonzero(bad)[0])
             raise NonFiniteError(
@@ -101,7 +104,7 @@ def check_weights(program: ExportedProgram) -> None:
 
 
 def check_graph(program: ExportedProgram) -> None:
-    """Refuse a program captured in training mode, with a side effect, or with symbolic shapes.
+    """Refuse what was captured in training mode, random numbers, and symbolic shapes.
 
     To be called before the decomposition, which hides dropout's training flag.
 
@@ -109,8 +112,21 @@ def check_graph(program: ExportedProgram) -> None:
     ------
     UnsupportedOperatorError, DynamicShapeError
     """
-    signature = program.graph_signature
-    for output in signature.output_specs:
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            _check_node(node)
+
+
+def check_outputs(program: ExportedProgram) -> None:
+    """Refuse outputs that are no tensor, and side effects.
+
+    To be called after the decomposition, which turns side effects into outputs.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+    """
+    for output in program.graph_signature.output_specs:
         if output.kind is not OutputKind.USER_OUTPUT:
             raise UnsupportedOperatorError(
                 f"the model changes {output.target!r} while it runs "
@@ -120,9 +136,6 @@ def check_graph(program: ExportedProgram) -> None:
             raise UnsupportedOperatorError(
                 f"output {output.arg!r} of the model is no tensor; return tensors only"
             )
-    for node in program.graph.nodes:
-        if node.op == "call_function":
-            _check_node(node)
 
 
 def check_operators(program: ExportedProgram, known: set[str]) -> None:
@@ -152,13 +165,14 @@ def weight_names(program: ExportedProgram) -> dict[str, str]:
     }
 
 
-def weights(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the qualified name and value of each parameter, buffer and constant in use."""
+def weights(program: ExportedProgram) -> Iterator[tuple[str, InputKind, torch.Tensor]]:
+    """Yield the qualified name, kind and value of each parameter, buffer and constant in use."""
     used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
-    for placeholder, name in weight_names(program).items():
-        if placeholder in used:
+    for spec in program.graph_signature.input_specs:
+        if spec.kind in _WEIGHT_KINDS and spec.arg.name in used:
+            name = str(spec.target)
             source = program.state_dict if name in program.state_dict else program.constants
-            yield name, source[name].detach()
+            yield name, spec.kind, source[name].detach()
 
 
 def _user_inputs(program: ExportedProgram) -> Iterator[fx.Node]:

@@ -11,8 +11,7 @@ from torch.export import ExportedProgram
 from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from wqtvm.errors import UnsupportedOperatorError
-
+from ..errors import UnsupportedOperatorError
 from .checks import module_path, operator_label, weight_names, where
 from .names import LAYER_OPS, operator_name
 from .operators import OWN_CONVERTERS, REFUSED
@@ -47,6 +46,7 @@ def converters(
                     result = OWN_CONVERTERS[key](node, importer)
                 else:
                     result = tvm_converters[key](node)
+                _check_type(result, node)
             except Exception as error:
                 raise UnsupportedOperatorError(
                     f"{operator_label(node)} {where(node)} cannot be imported: {error}"
@@ -60,6 +60,17 @@ def converters(
 
     known = (set(ExportedProgramImporter().convert_map) | set(OWN_CONVERTERS)) - REFUSED
     return {key: converter(key) for key in known}
+
+
+def _check_type(result: Any, node: fx.Node) -> None:
+    """Compare shape and dtype with PyTorch's: TVM gets some operators wrong without a word."""
+    wanted = node.meta.get("val")
+    if not isinstance(result, relax.Expr) or not isinstance(wanted, torch.Tensor):
+        return
+    expected = (tuple(wanted.shape), str(wanted.dtype).removeprefix("torch."))
+    found = (tuple(int(size) for size in result.ty.shape), str(result.ty.dtype.dtype))
+    if found != expected:
+        raise ValueError(f"TVM's importer makes {found[1]}{found[0]} of {expected[1]}{expected[0]}")
 
 
 def _layer_variable(result: Any, node: fx.Node, importer: Any) -> relax.Var | None:
@@ -107,12 +118,13 @@ def _qualified_name(node: fx.Node, program: ExportedProgram, parameters: dict[st
 
 
 def _weight_parameter(node: fx.Node, parameters: dict[str, str]) -> str | None:
-    """Return the qualified name of the first parameter that the node takes, data last."""
+    """Return the qualified name of the first weight that the node takes, data last."""
     for argument in (*node.args[1:], node.args[0]):
         while isinstance(argument, fx.Node) and argument.target in _VIEWS:
             argument = argument.args[0]
-        if isinstance(argument, fx.Node) and argument.name in parameters:
-            return parameters[argument.name]
+        name = parameters.get(argument.name) if isinstance(argument, fx.Node) else None
+        if name is not None and not name.endswith("bias"):
+            return name
     return None
 
 

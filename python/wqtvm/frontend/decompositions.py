@@ -7,12 +7,15 @@ operators of `KEPT` stay whole: TVM imports them, or `operators` does.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 _aten = torch.ops.aten
 
 KEPT = (
     _aten.linear.default,
+    _aten.matmul.default,
     _aten.max_pool1d.default,
     _aten.max_pool2d.default,
     _aten.max_pool3d.default,
@@ -33,7 +36,10 @@ KEPT = (
 def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Lower a program to core ATen and the operators of `KEPT`."""
     table = dict(torch.export.default_decompositions())
-    lowered: torch.export.ExportedProgram = program.run_decompositions(
-        {operator: lowering for operator, lowering in table.items() if operator not in KEPT}
-    )
+    with warnings.catch_warnings():
+        # torch's own pytree code warns about itself on every export.
+        warnings.simplefilter("ignore", FutureWarning)
+        lowered: torch.export.ExportedProgram = program.run_decompositions(
+            {operator: lowering for operator, lowering in table.items() if operator not in KEPT}
+        )
     return lowered

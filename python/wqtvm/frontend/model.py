@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tvm
 
-from wqtvm.tensor_spec import TensorSpec
+from ..tensor_spec import TensorSpec
 
 __all__ = ["ImportedModel", "TensorSpec"]
 

@@ -94,6 +94,21 @@ def _adaptive_max_pool2d(node: fx.Node, importer: Any) -> tuple[relax.Var]:
     return (importer.block_builder.emit(relax.op.nn.max_pool2d(x, window, window)),)
 
 
+def _max_pool2d(node: fx.Node, importer: Any) -> relax.Var:
+    """TVM's own conversion takes an omitted stride for no stride."""
+    window = cast(Sequence[int], node.args[1])
+    return importer.block_builder.emit(
+        relax.op.nn.max_pool2d(
+            importer.env[node.args[0]],
+            window,
+            _argument(node, "stride") or window,
+            _argument(node, "padding") or 0,
+            _argument(node, "dilation") or 1,
+            bool(_argument(node, "ceil_mode")),
+        )
+    )
+
+
 def _avg_pool2d(node: fx.Node, importer: Any) -> relax.Var:
     """TVM's own conversion ignores the divisor."""
     if _argument(node, "divisor_override") is not None:
@@ -182,6 +197,7 @@ OWN_CONVERTERS: dict[str, Convert] = {
     "amax.default": _reduce(relax.op.max),
     "amin.default": _reduce(relax.op.min),
     "avg_pool2d.default": _avg_pool2d,
+    "max_pool2d.default": _max_pool2d,
     "pixel_shuffle.default": _pixel_shuffle,
     "pixel_unshuffle.default": _pixel_unshuffle,
     "prelu.default": _prelu,
@@ -189,7 +205,9 @@ OWN_CONVERTERS: dict[str, Convert] = {
     "replication_pad2d.default": _pad2d("replicate"),
     "scaled_dot_product_attention.default": _attention,
     "upsample_nearest2d.vec": _resize2d("nearest_neighbor", "asymmetric", "floor"),
-    "_upsample_nearest_exact2d.vec": _resize2d("nearest_neighbor", "half_pixel", "round"),
+    "_upsample_nearest_exact2d.vec": _resize2d(
+        "nearest_neighbor", "half_pixel", "round_prefer_ceil"
+    ),
     "upsample_bilinear2d.vec": _resize2d("linear", "half_pixel"),
     "upsample_bicubic2d.vec": _resize2d("cubic", "half_pixel"),
 }

@@ -12,9 +12,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from tvm.relax.frontend.torch import from_exported_program
 
-from wqtvm.errors import ExportError, InputMismatchError
-from wqtvm.tensor_spec import TensorSpec
-
+from ..errors import ExportError, InputMismatchError
+from ..tensor_spec import TensorSpec
 from . import checks
 from .converters import converters
 from .decompositions import decompose
@@ -57,6 +56,7 @@ def from_torch(
     checks.check_graph(program)
     checks.check_weights(program)
     program = decompose(program)
+    checks.check_outputs(program)
 
     names: dict[str, str] = {}
     convert_map = converters(program, names)

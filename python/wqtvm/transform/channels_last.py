@@ -16,9 +16,8 @@ from __future__ import annotations
 from tvm import ir, relax
 from tvm.relax.transform import ConvertLayout, DeadCodeElimination
 
-from wqtvm.errors import UnscheduledOperatorError
-from wqtvm.frontend.names import bindings, layer_name, operator_name
-
+from ..errors import UnscheduledOperatorError
+from ..frontend.names import bindings, layer_name, name_layers, operator_name
 from .fold_layout_constants import fold_layout_constants
 from .sink_permutes import sink_permutes
 
@@ -46,6 +45,8 @@ def channels_last(module: ir.IRModule, context: ir.transform.PassContext) -> ir.
     )
     for step in steps:
         module = step(module)
+    # In a module that is not from our frontend, ConvertLayout uses the names of variables twice.
+    module = name_layers(module)
     for function in module.functions.values():
         if isinstance(function, relax.Function):
             _check_layouts(function)

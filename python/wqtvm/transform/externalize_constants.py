@@ -20,8 +20,7 @@ from collections.abc import Mapping
 from tvm import ir, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from wqtvm.frontend.names import LAYER_OPS, bindings, layer_name, operator_name, unique_names
-
+from ..frontend.names import LAYER_OPS, bindings, layer_name, operator_name, unique_names
 from .constants import Array, array_of, is_tensor_constant
 
 SMALL = 16

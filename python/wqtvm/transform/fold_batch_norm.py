@@ -25,9 +25,8 @@ from tvm import ir, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.transform import function_pass
 
-from wqtvm.errors import NonFiniteError
-from wqtvm.frontend.names import bindings, layer_name, operator_name
-
+from ..errors import NonFiniteError
+from ..frontend.names import bindings, layer_name, operator_name
 from .constants import array_of, is_tensor_constant, shape_of
 
 _Float64 = npt.NDArray[np.float64]

@@ -17,8 +17,7 @@ from tvm import ir, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.transform import function_pass
 
-from wqtvm.frontend.names import operator_name
-
+from ..frontend.names import operator_name
 from .constants import Array, array_of, is_tensor_constant, shape_of
 
 

@@ -2,13 +2,13 @@
 
 A ``permute_dims`` is not emitted where it stands. Its result is remembered as a view: a base
 tensor and the order in which its axes are read. A permutation of a view is another view. An
-elementwise operator, a padding or a broadcast of an NCHW view of NHWC data runs on the base, and
-so does a reshape that splits or merges axes which are neighbours in the base. Any other use emits
-the permutation, once. What is left are the permutations that the network needs.
+elementwise operator, or one that has an NHWC form, on an NCHW view of NHWC data runs on the base,
+and so does a reshape that splits or merges axes which are neighbours in the base. Any other use
+emits the permutation, once. What is left are the permutations that the network needs.
 
 ConvertLayout stops at leaky ReLU, clip, where, pad, broadcasts, and at every reshape: this pass
-carries the channels-last layout over those, through the pixel shuffle, and into attention blocks,
-where (N, C, H, W) to (N, H W, C) costs nothing in NHWC.
+carries the channels-last layout over those, through the pixel shuffle, and through attention
+blocks, where (N, C, H, W) to (N, H W, C) and back costs nothing in NHWC.
 
 Ordering: after ConvertLayout and `fold_layout_constants`; `channels_last` runs it.
 """
@@ -23,9 +23,9 @@ from tvm import ir, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.transform import function_pass
 
-from wqtvm.frontend.names import operator_name
-
+from ..frontend.names import operator_name
 from .axis_groups import reshape_view
+from .channels_last_operators import CHANNELS_LAST
 from .constants import array_of, is_scalar, is_tensor_constant, shape_of
 
 NCHW_OF_NHWC = (0, 3, 1, 2)
@@ -113,10 +113,10 @@ class _Sink(PyExprMutator):
             return self._elementwise
         if operator in _RESHAPES:
             return self._reshape
-        if operator == "relax.nn.pad":
-            return self._pad
-        if operator == "relax.nn.prelu":
-            return self._prelu
+        if operator in CHANNELS_LAST:
+            return self._channels_last
+        if operator == "relax.concat":
+            return self._concat
         if operator == "relax.broadcast_to":
             return self._broadcast
         return None
@@ -176,28 +176,32 @@ class _Sink(PyExprMutator):
             operand = self.builder_.emit(relax.op.reshape(operand, padded))
         return self.builder_.emit(relax.op.permute_dims(operand, view.to_base()))
 
-    def _pad(self, binding: relax.VarBinding) -> _View | None:
+    def _channels_last(self, binding: relax.VarBinding) -> _View | None:
         call = binding.value
         view = self._channels_last_view(call.args[0])
         if view is None:
             return None
-        widths = np.array([int(width) for width in call.attrs.pad_width]).reshape(-1, 2)
-        padded = relax.op.nn.pad(
-            view.base,
-            widths[list(view.to_base())].flatten().tolist(),
-            call.attrs.pad_mode,
-            call.attrs.pad_value,
-        )
-        return self._emit(binding.var, padded, view.order)
+        rest = [self.visit_expr(argument) for argument in call.args[1:]]
+        rewrite = CHANNELS_LAST[call.op.name]
+        return self._emit(binding.var, rewrite(call, view.base, *rest), view.order)
 
-    def _prelu(self, binding: relax.VarBinding) -> _View | None:
-        x, slope = binding.value.args
-        view = self._channels_last_view(x)
-        if view is None:
+    def _concat(self, binding: relax.VarBinding) -> _View | None:
+        parts, axis = binding.value.args[0], binding.value.attrs.axis
+        if axis is None or not isinstance(parts, relax.Tuple):
             return None
-        axis = view.order[int(binding.value.attrs.axis)]
-        result = relax.op.nn.prelu(view.base, self.visit_expr(slope), axis)
-        return self._emit(binding.var, result, view.order)
+        views = [self._channels_last_view(part) for part in parts]
+        # Some parts are permuted either way: the fewer.
+        if 2 * sum(view is not None for view in views) < len(views):
+            return None
+        to_base = _View(binding.var, NCHW_OF_NHWC).to_base()
+        bases = [
+            self.builder_.emit(relax.op.permute_dims(self.visit_expr(part), to_base))
+            if view is None
+            else view.base
+            for part, view in zip(parts, views, strict=True)
+        ]
+        joined = relax.op.concat(bases, NCHW_OF_NHWC[int(axis) % 4])
+        return self._emit(binding.var, joined, NCHW_OF_NHWC)
 
     def _broadcast(self, binding: relax.VarBinding) -> _View | None:
         view = self._channels_last_view(binding.value.args[0])
