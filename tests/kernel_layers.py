@@ -1,0 +1,119 @@
+"""What tests of compiled kernels share: one layer, its reference, and its kernel with all stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from numpy.typing import NDArray
+from tvm import tirx
+from tvm.s_tir.stmt import SBlock, SBlockRealize
+
+from wqtvm.fastconv import direct, named_scales, winograd
+from wqtvm.quantization import (
+    FullStages,
+    HadamardStages,
+    QuantizedWeights,
+    Scheme,
+    quantize_weights,
+    winograd_reference,
+)
+from wqtvm.target import TargetRecord, lookup
+from wqtvm.topi.winograd import winograd_conv2d
+from wqtvm.topi.workload import WinogradWorkload, pack_weights
+from wqtvm.transform.schedule_operators import schedule_module
+
+X86 = [
+    pytest.param("wq/x86-vnni", marks=pytest.mark.isa("avx512_vnni")),
+    pytest.param("wq/x86-avx2", marks=pytest.mark.isa("avx2")),
+]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution layer: what it computes, and its data."""
+
+    work: WinogradWorkload
+    record: TargetRecord
+    x: NDArray[np.float32]
+    weights: QuantizedWeights
+
+    def function(self) -> tirx.PrimFunc:
+        """The operator's definition."""
+        return winograd_conv2d(self.work)
+
+    def scheduled(self) -> tirx.PrimFunc:
+        """The operator with the target's schedule."""
+        return schedule_module(self.record).schedule(self.function())
+
+    def arguments(self) -> list[Any]:
+        arrays = [self.x, *pack_weights(self.weights, self.work).values()]
+        return [tvm.runtime.tensor(array) for array in arrays]
+
+    def reference(self) -> HadamardStages | FullStages:
+        scheme, padding = self.work.scheme, self.work.padding
+        return winograd_reference(self.x, self.weights, scheme, padding, keep_accumulators=True)
+
+    def run(self, stages: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+        """Compile, run, and return "output" and the stages by the names of their blocks."""
+        function, buffers = expose(self.scheduled(), stages)
+        library = tvm.compile(function, target=self.record.tvm_target())
+        shape = (
+            self.work.batch, self.work.out_height, self.work.out_width, self.work.out_channels
+        )  # fmt: skip
+        results = {"output": np.full(shape, np.nan, np.float32)}
+        for buffer in buffers:
+            extents = [int(extent) for extent in buffer.ty.shape]
+            results[buffer.name] = np.zeros(extents, str(buffer.ty.dtype))
+        tensors = {name: tvm.runtime.tensor(array) for name, array in results.items()}
+        library["main"](*self.arguments(), *tensors.values())
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def make_layer(
+    record: str,
+    shape: tuple[int, int, int, int],
+    out_channels: int,
+    *,
+    tile: int = 4,
+    points: str = "best",
+    precision: str = "hadamard",
+    group_size: int = 32,
+    scales: str = "correlated",
+    steps: str = "axis",
+    padding: int = 1,
+    threads: int = 2,
+    seed: int = 0,
+) -> Layer:
+    """A layer with Gaussian data; shape is (batch, height, width, channels); tile 1 is direct."""
+    algorithm = direct() if tile == 1 else winograd(tile, points)
+    scheme = Scheme(algorithm, named_scales(scales, algorithm), precision, group_size, steps)
+    target = lookup(record)
+    batch, height, width, channels = shape
+    work = WinogradWorkload(
+        scheme, batch, height, width, channels, out_channels, padding, target.dot
+    )
+    work = replace(work, block=schedule_module(target).tile_block(work, threads))
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape).astype(np.float32)
+    weight = rng.standard_normal((out_channels, channels, 3, 3)).astype(np.float32)
+    return Layer(work, target, x, quantize_weights(weight, scheme))
+
+
+def expose(function: tirx.PrimFunc, names: Sequence[str]) -> tuple[tirx.PrimFunc, list[Any]]:
+    """Make intermediate buffers parameters: the kernel as scheduled, but its stages can be read."""
+    root = function.body.block
+    exposed = [buffer for buffer in root.alloc_buffers if buffer.name in names]
+    assert len(exposed) == len(names), f"{names} among {[b.name for b in root.alloc_buffers]}"
+    kept = [buffer for buffer in root.alloc_buffers if buffer.name not in names]
+    block = SBlock(
+        root.iter_vars, root.reads, root.writes, root.name_hint, root.body, root.init, kept,
+        root.match_buffers, root.annotations,
+    )  # fmt: skip
+    realize = SBlockRealize(function.body.iter_values, function.body.predicate, block)
+    params = [*function.params, *exposed]
+    return tirx.PrimFunc(params, realize, function.ret_type, function.attrs), exposed
