@@ -118,7 +118,9 @@ class _Lowering(PyExprMutator):  # type: ignore[misc]
         quantized = quantize_weights(weight.transpose(3, 2, 0, 1), scheme, layer.name)
         if work not in self.functions:
             name = f"wq_{layer.algorithm}_{channels}x{work.out_channels}_{height}x{width}"
-            self.functions[work] = self.builder_.add_func(winograd_conv2d(work), name)
+            # Without a global symbol it is private: fusion may absorb it.
+            function = winograd_conv2d(work).without_attr("global_symbol")
+            self.functions[work] = self.builder_.add_func(function, name)
         constants = [relax.const(array) for array in pack_weights(quantized, work).values()]
         return relax.call_tir(self.functions[work], [x, *constants], out_ty=call.ty)
 

@@ -18,10 +18,9 @@ from .fold_batch_norm import fold_batch_norm
 from .fold_layout_constants import fold_layout_constants
 from .lower_convolutions import Progress, lower_convolutions
 from .plan_convolutions import plan_convolutions
-from .schedule_generic_cpu import schedule_generic_cpu
-from .schedule_operators import schedule_operators
 
-NAME = "wq"
+from .schedule_operators import schedule_operators
+from .schedule_remainder import schedule_remainder
 
 
 def prepare(module: ir.IRModule) -> ir.IRModule:
@@ -52,7 +51,7 @@ def optimize(module: ir.IRModule, record: TargetRecord) -> ir.IRModule:
         relax.transform.DeadCodeElimination(),
     ]
     fused = transform.Sequential(passes)(module)
-    return schedule_generic_cpu(schedule_operators(fused, record))
+    return schedule_remainder(schedule_operators(fused, record), record)
 
 
 def finish(module: ir.IRModule) -> ir.IRModule:
@@ -73,24 +72,12 @@ def finish(module: ir.IRModule) -> ir.IRModule:
     return transform.Sequential(passes)(module)
 
 
-def register_pipeline() -> None:
-    """Register the whole as the Relax pipeline "wq", for ``relax.build(..., relax_pipeline="wq")``.
-
-    It takes the target of the build and the default configuration.
-    """
-    if NAME not in relax.pipeline.PIPELINE_MAP:
-        relax.register_pipeline(NAME)(_pipeline)
-
-
-def _pipeline() -> ir.transform.Pass:
-    @ir.transform.module_pass(opt_level=0, name="wq")
-    def run(module: ir.IRModule, context: ir.transform.PassContext) -> ir.IRModule:
-        current = target.Target.current()
-        record = record_of(current)
-        prepared = prepare(module)
-        plan = plan_convolutions(prepared, WinogradConfig())
-        lowered = quantize(prepared, plan, record, usable_cpus())
-        with current:
-            return finish(optimize(lowered, record))
-
-    return run
+def run_all(module: ir.IRModule) -> ir.IRModule:
+    """All phases with the default configuration, for the target of the current build."""
+    current = target.Target.current()
+    record = record_of(current)
+    prepared = prepare(module)
+    plan = plan_convolutions(prepared, WinogradConfig())
+    lowered = quantize(prepared, plan, record, usable_cpus())
+    with current:
+        return finish(optimize(lowered, record))

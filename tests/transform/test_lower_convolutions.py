@@ -1,0 +1,128 @@
+"""Planned convolutions become our operators; everything else is left alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from torch import nn
+from tvm import relax, tirx
+
+from wqtvm.config import WinogradConfig
+from wqtvm.errors import NotEligibleError
+from wqtvm.frontend import from_torch
+from wqtvm.frontend.names import bindings, layer_name, operator_name
+from wqtvm.target import lookup
+from wqtvm.transform.lower_convolutions import lower_convolutions
+from wqtvm.transform.pipeline import prepare
+from wqtvm.transform.plan_convolutions import plan_convolutions
+from wqtvm.transform.schedule_operators import is_quantized_operator
+
+RECORD = lookup("wq/x86-vnni")
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(8, 8, 3, padding=1)
+        self.point = nn.Conv2d(8, 8, 1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.down = nn.Conv2d(8, 4, 3, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.second(self.point(self.first(x))))
+
+
+@pytest.fixture(scope="module")
+def prepared() -> tvm.IRModule:
+    torch.manual_seed(0)
+    return prepare(from_torch(Mixed(), (torch.zeros(1, 8, 12, 12),)).module)
+
+
+def lowered_calls(module: tvm.IRModule) -> dict[str, relax.Call]:
+    return {
+        layer_name(binding.var): binding.value
+        for binding in bindings(module["main"])
+        if operator_name(binding.value) == "relax.call_tir"
+    }
+
+
+def test_only_what_is_planned_is_replaced(prepared: tvm.IRModule) -> None:
+    plan = plan_convolutions(prepared, WinogradConfig())
+    lowered = lower_convolutions(prepared, plan, RECORD, threads=2)
+    assert set(lowered_calls(lowered)) == {"first", "second"}
+    left = [
+        layer_name(binding.var)
+        for binding in bindings(lowered["main"])
+        if operator_name(binding.value) == "relax.nn.conv2d"
+    ]
+    assert left == ["point", "down"]
+    before, after = (
+        {layer_name(b.var): b.value for b in bindings(module["main"])}
+        for module in (prepared, lowered)
+    )
+    for name in left:
+        assert after[name].attrs.same_as(before[name].attrs)
+        assert after[name].args[1].same_as(before[name].args[1])
+
+
+def test_a_float_plan_leaves_the_module_alone(prepared: tvm.IRModule) -> None:
+    plan = plan_convolutions(prepared, WinogradConfig(algorithm="float"))
+    lowered = lower_convolutions(prepared, plan, RECORD, threads=2)
+    tvm.ir.assert_structural_equal(lowered, prepared)
+
+
+def test_layers_of_one_workload_share_a_function(prepared: tvm.IRModule) -> None:
+    plan = plan_convolutions(prepared, WinogradConfig())
+    lowered = lower_convolutions(prepared, plan, RECORD, threads=2)
+    calls = lowered_calls(lowered)
+    assert calls["first"].args[0].same_as(calls["second"].args[0])
+    operators = [f for f in lowered.functions.values() if isinstance(f, tirx.PrimFunc)]
+    assert len(operators) == 1
+    assert is_quantized_operator(operators[0])
+
+
+def test_weights_are_quantized_at_compile_time(prepared: tvm.IRModule) -> None:
+    plan = plan_convolutions(prepared, WinogradConfig())
+    calls = lowered_calls(lower_convolutions(prepared, plan, RECORD, threads=2))
+    x, u, step, correction = calls["first"].args[1]
+    assert isinstance(x, relax.Var)
+    u, step, correction = (constant.value.numpy() for constant in (u, step, correction))
+    assert (u.dtype, step.dtype, correction.dtype) == (np.int8, np.float32, np.int32)
+    assert u.shape == (6, 6, 1, 1, 8, 16, 4)
+    assert np.abs(u).max() == 127
+    assert (step[..., 8:] == 0).all()  # channels that pad the vector
+    assert (correction == 128 * u.astype(np.int32).sum(axis=(4, 6)).transpose(0, 1, 3, 2, 4)
+            .reshape(correction.shape)).all()  # fmt: skip
+
+
+def test_progress_counts_layers(prepared: tvm.IRModule) -> None:
+    seen: list[tuple[str, int, int]] = []
+    plan = plan_convolutions(prepared, WinogradConfig())
+    lower_convolutions(prepared, plan, RECORD, 2, lambda *step: seen.append(step))
+    assert seen == [("quantize", 1, 2), ("quantize", 2, 2)]
+
+
+def test_a_plan_of_another_network_is_refused(prepared: tvm.IRModule) -> None:
+    plan = plan_convolutions(prepared, WinogradConfig())
+    layer = replace(plan.layer("first"), name="body.7")
+    with pytest.raises(NotEligibleError, match=r"layer body\.7: planned as winograd"):
+        lower_convolutions(prepared, replace(plan, layers=(layer,)), RECORD, 2)
+
+
+def test_a_plan_that_does_not_fit_the_layer_is_refused(prepared: tvm.IRModule) -> None:
+    plan = plan_convolutions(prepared, WinogradConfig())
+    first = plan.layer("first")
+    strided = replace(first, name="down", weight_shape=(4, 8, 3, 3))
+    with pytest.raises(NotEligibleError, match=r"layer down: weights .* strides \[2, 2\]"):
+        lower_convolutions(prepared, replace(plan, layers=(strided,)), RECORD, 2)
+
+
+def test_nchw_is_refused_by_name() -> None:
+    module = from_torch(Mixed(), (torch.zeros(1, 8, 12, 12),)).module
+    plan = plan_convolutions(module, WinogradConfig())
+    with pytest.raises(NotEligibleError, match="layer first: layouts are NCHW, OIHW"):
+        lower_convolutions(module, plan, RECORD, 2)

@@ -1,0 +1,100 @@
+"""Every convolution gets an algorithm and a reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from wqtvm.config import WinogradConfig
+from wqtvm.errors import ConfigError
+from wqtvm.frontend import from_torch
+from wqtvm.quantization.plan import Plan, Reason
+from wqtvm.transform.pipeline import prepare
+from wqtvm.transform.plan_convolutions import plan_convolutions
+
+
+def plan(model: nn.Module, config: WinogradConfig, shape: tuple[int, ...]) -> Plan:
+    imported = from_torch(model, (torch.zeros(shape),))
+    return plan_convolutions(prepare(imported.module), config)
+
+
+def only_layer(convolution: nn.Module, config: WinogradConfig = WinogradConfig()):
+    (layer,) = plan(nn.Sequential(convolution), config, (1, 8, 12, 12)).layers
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("convolution", "reason", "detail"),
+    [
+        (nn.Conv2d(8, 4, 1), Reason.KERNEL_SIZE, "1x1"),
+        (nn.Conv2d(8, 4, 5), Reason.KERNEL_SIZE, "5x5"),
+        (nn.Conv2d(8, 4, (1, 3)), Reason.KERNEL_SIZE, "1x3"),
+        (nn.Conv2d(8, 4, 3, stride=2), Reason.STRIDE, "2x2"),
+        (nn.Conv2d(8, 4, 3, dilation=2), Reason.DILATION, "2x2"),
+        (nn.Conv2d(8, 8, 3, groups=8), Reason.GROUPS, "8 groups"),
+        (nn.Conv2d(8, 4, 3, padding=(0, 1)), Reason.PADDING, "differs between edges"),
+        (nn.ConvTranspose2d(8, 4, 3), Reason.RANK, "conv2d_transpose"),
+    ],
+    ids=lambda value: value.value if isinstance(value, Reason) else None,
+)
+def test_what_does_not_fit_stays_float_and_says_why(
+    convolution: nn.Module, reason: Reason, detail: str
+) -> None:
+    layer = only_layer(convolution)
+    assert layer.algorithm == "float"
+    assert layer.reason is reason
+    assert detail in layer.detail
+    assert (layer.tile, layer.precision, layer.group_size) == (None, None, None)
+
+
+def test_an_eligible_convolution_gets_what_is_configured() -> None:
+    config = WinogradConfig(tile=6, precision="full", group_size=64, scales="row-norm")
+    layer = only_layer(nn.Conv2d(8, 4, 3, padding=1), config)
+    assert layer.name == "0"
+    assert layer.reason is Reason.ELIGIBLE
+    assert (layer.algorithm, layer.tile, layer.precision) == ("winograd", 6, "full")
+    assert (layer.group_size, layer.scales, layer.steps) == (64, "row-norm", "axis")
+    assert layer.input_shape == (1, 8, 12, 12)
+    assert layer.weight_shape == (4, 8, 3, 3)
+    assert layer.points is not None
+    assert layer.points[-1] == "inf"
+
+
+def test_direct_has_neither_tile_nor_points() -> None:
+    layer = only_layer(nn.Conv2d(8, 4, 3), WinogradConfig(algorithm="direct"))
+    assert (layer.algorithm, layer.tile, layer.points) == ("direct", None, None)
+    assert layer.precision == "hadamard"
+
+
+def test_float_is_float_everywhere() -> None:
+    layer = only_layer(nn.Conv2d(8, 4, 3), WinogradConfig(algorithm="float"))
+    assert layer.algorithm == "float"
+    assert layer.reason is Reason.ELIGIBLE
+
+
+class TwoBlocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+        self.decoder = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.encoder(x))
+
+
+def test_patterns_choose_by_pytorch_name() -> None:
+    config = WinogradConfig(include=("encoder.*",), exclude=("*.2",))
+    layers = plan(TwoBlocks(), config, (1, 8, 12, 12)).layers
+    assert {layer.name: layer.reason for layer in layers} == {
+        "encoder.0": Reason.ELIGIBLE,
+        "encoder.2": Reason.EXCLUDED,
+        "decoder": Reason.NOT_INCLUDED,
+    }
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_a_pattern_that_matches_nothing_is_an_error(option: str) -> None:
+    config = WinogradConfig(**{option: ("encoder.*", "middle.*")})
+    with pytest.raises(ConfigError, match=rf"{option} pattern 'middle\.\*' matches no convolution"):
+        plan(TwoBlocks(), config, (1, 8, 12, 12))
