@@ -18,7 +18,6 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,7 @@ from ..errors import (
 )
 from ..target import TargetRecord, lookup
 from ..tensor_spec import TensorSpec
+from ..versions import versions
 from . import cpu
 from .manifest import LIBRARY, WEIGHTS, FileRecord, Manifest
 from .model import CompiledModel
@@ -41,21 +41,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MANIFEST = "wqtvm.json"
-PACKAGES = {"wqtvm": "wqtvm", "tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi"}
 
 _COMPILERS = ("g++", "clang++", "c++")
 _LARGEST_MANIFEST = 1 << 28  # bytes
-
-
-def versions() -> dict[str, str]:
-    """Return the installed versions of wqtvm and of what its code depends on."""
-    found = {}
-    for name, package in PACKAGES.items():
-        try:
-            found[name] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # run from its sources
-            found[name] = "not installed"
-    return found
 
 
 def check_destination(path: str | Path, overwrite: bool) -> None:

@@ -1,0 +1,7 @@
+"""``python -m wqtvm`` is the command ``wqtvm``."""
+
+from __future__ import annotations
+
+from .cli import main
+
+main()

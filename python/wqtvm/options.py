@@ -1,0 +1,114 @@
+"""The options that commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .config import ALGORITHMS, NAMED_POINTS, PRECISIONS, SCALES, STEPS, TILES, WinogradConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_DEFAULT = WinogradConfig()
+
+
+def common(command: Command) -> Command:
+    """Add what every command has."""
+    for option in (
+        click.option("--debug", is_flag=True, help="Show a traceback if something fails."),
+        click.option("-q", "--quiet", is_flag=True, help="Print results and errors only."),
+    ):
+        command = option(command)
+    return command
+
+
+def network(command: Command) -> Command:
+    """Add what says which network, for which machine, and how it is computed."""
+    for option in reversed(
+        (
+            click.argument("factory", metavar="MODULE:FACTORY"),
+            click.option(
+                "--weights",
+                type=click.Path(path_type=Path),
+                help="Weights to load into the network, a safetensors file.",
+            ),
+            click.option(
+                "--input",
+                "inputs",
+                multiple=True,
+                required=True,
+                metavar="INPUT",
+                help="One input: a shape (1x3x64x64, 1x77:int64, 1x1x1x1=0.1), or an .npy or "
+                "image file that has it. Repeat it for each input, in order.",
+            ),
+            click.option(
+                "--target", default="wq", show_default=True, help='Machine; "wq" is this one.'
+            ),
+            click.option(
+                "--algorithm", type=click.Choice(ALGORITHMS), default=_DEFAULT.algorithm,
+                show_default=True, help="How eligible convolutions are computed.",
+            ),
+            click.option(
+                "--tile", type=click.Choice([str(tile) for tile in TILES]),
+                default=str(_DEFAULT.tile), show_default=True,
+                help="Outputs a tile edge, m of F(m, 3).",
+            ),
+            click.option(
+                "--points", default=_DEFAULT.points, show_default=True,
+                help=f"{', '.join(NAMED_POINTS)}, or finite points, such as 0,2/3,-2/3,3/2,-3/2.",
+            ),
+            click.option(
+                "--precision", type=click.Choice(PRECISIONS), default=_DEFAULT.precision,
+                show_default=True, help="Only the product in int8, or every stage.",
+            ),
+            click.option(
+                "--group-size", type=int, default=_DEFAULT.group_size, show_default=True,
+                help="Channels that share a quantization step; 0 is all of them.",
+            ),
+            click.option(
+                "--scales", type=click.Choice(SCALES), default=_DEFAULT.scales, show_default=True,
+                help="How the taps are levelled; of use in precision full.",
+            ),
+            click.option(
+                "--steps", type=click.Choice(STEPS), default=_DEFAULT.steps, show_default=True,
+                help="What shares a step in precision full.",
+            ),
+            click.option(
+                "--include", multiple=True, metavar="PATTERN",
+                help="Quantize only layers of such names, like 'body.*'; may be repeated.",
+            ),
+            click.option(
+                "--exclude", multiple=True, metavar="PATTERN",
+                help="Leave layers of such names in float; may be repeated.",
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def configuration(options: dict[str, Any]) -> WinogradConfig:
+    """Return what the options of ``network`` say.
+
+    Raises
+    ------
+    ConfigError
+        If a value is outside its choices.
+    """
+    points = options["points"]
+    if points not in NAMED_POINTS:
+        points = tuple(point.strip() for point in points.split(","))
+    return WinogradConfig(
+        algorithm=options["algorithm"],
+        tile=int(options["tile"]),
+        points=points,
+        precision=options["precision"],
+        group_size=options["group_size"],
+        scales=options["scales"],
+        steps=options["steps"],
+        include=options["include"] or _DEFAULT.include,
+        exclude=options["exclude"],
+    )
