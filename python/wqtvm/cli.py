@@ -306,14 +306,14 @@ def doctor(as_json: bool, quiet: bool, debug: bool) -> None:
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    default=PRECISIONS[0],
+    default=WinogradConfig.precision,
     show_default=True,
     help="Only the product in int8, or every stage.",
 )
 @click.option(
     "--tile",
     type=click.Choice([str(tile) for tile in TILES]),
-    default="4",
+    default=str(WinogradConfig.tile),
     show_default=True,
     help="Outputs a tile edge, m of F(m, 3).",
 )

@@ -131,13 +131,13 @@ class CompiledModel:
         ConfigError
             If the network was loaded from an artefact, which has no float weights.
         """
-        from ..report import accuracy_report
-
         if self.imported is None:
             raise ConfigError(
                 "this network was loaded from an artefact, which has no float weights to compare "
                 "with; make the report where it is compiled"
             )
+        from ..report import accuracy_report
+
         return accuracy_report(
             self.imported, inputs, target=self.target, config=self.config, seed=seed
         )
