@@ -76,9 +76,9 @@ def _axis_groups(
                 new_product *= target[j]
                 j += 1
         groups.append((axes, new_axes))
-    if not groups:
+    ones_are_left = all(size == 1 for size in (*source[i:], *target[j:]))
+    if not groups or not ones_are_left:
         return None
-    # What is left are axes of extent one.
     groups[-1][0].extend(range(i, len(source)))
     groups[-1][1].extend(range(j, len(target)))
     return groups

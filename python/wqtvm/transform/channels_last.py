@@ -13,6 +13,8 @@ NHWC only, and before LegalizeOps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm import ir, relax
 from tvm.relax.transform import ConvertLayout, DeadCodeElimination
 
@@ -37,6 +39,7 @@ def channels_last(module: ir.IRModule, context: ir.transform.PassContext) -> ir.
         A convolution has a layout that nothing implements. LegalizeOps would leave it as it is
         without a word.
     """
+    _check_layouts(module, lambda found, wanted: all(len(layout) == 4 for layout in found))
     steps = (
         ConvertLayout(_LAYOUTS),
         fold_layout_constants,
@@ -47,21 +50,23 @@ def channels_last(module: ir.IRModule, context: ir.transform.PassContext) -> ir.
         module = step(module)
     # In a module that is not from our frontend, ConvertLayout uses the names of variables twice.
     module = name_layers(module)
-    for function in module.functions.values():
-        if isinstance(function, relax.Function):
-            _check_layouts(function)
+    _check_layouts(module, lambda found, wanted: found == wanted)
     return module
 
 
-def _check_layouts(function: relax.Function) -> None:
-    for binding in bindings(function):
-        wanted = _LAYOUTS.get(operator_name(binding.value) or "")
-        if wanted is None:
+def _check_layouts(module: ir.IRModule, is_fine: Callable[[list[str], list[str]], bool]) -> None:
+    for function in module.functions.values():
+        if not isinstance(function, relax.Function):
             continue
-        attrs = binding.value.attrs
-        found = [attrs.data_layout, attrs.kernel_layout, attrs.out_layout]
-        if found != [*wanted, wanted[0]]:
-            raise UnscheduledOperatorError(
-                f"layer {layer_name(binding.var)!r} has the layouts {', '.join(found)} (data, "
-                f"weights, output); only {', '.join([*wanted, wanted[0]])} has an implementation"
-            )
+        for binding in bindings(function):
+            layouts = _LAYOUTS.get(operator_name(binding.value) or "")
+            if layouts is None:
+                continue
+            attrs = binding.value.attrs
+            found = [str(attrs.data_layout), str(attrs.kernel_layout), str(attrs.out_layout)]
+            wanted = [*layouts, layouts[0]]
+            if not is_fine(found, wanted):
+                raise UnscheduledOperatorError(
+                    f"layer {layer_name(binding.var)!r} has the layouts {', '.join(found)} (data, "
+                    f"weights, output); only {', '.join(wanted)} has an implementation"
+                )

@@ -5,8 +5,9 @@ The parameters follow the inputs, in the order in which the constants are met; t
 parameter. Constants of a few bytes stay: a scalar is worth more as an immediate.
 
 A parameter is called after the layer that uses it and what it is there: "body.3.weight". The role
-of an argument is known for the operators in `ROLES`; a constant that is added to a layer's result
-is its bias; any other is "constant", "constant#2" and so on.
+of an argument is known for the operators in `ROLES`; in a call of a TIR function it is the name of
+the function's buffer; a constant that is added to a layer's result is its bias; any other is
+"constant", "constant#2" and so on.
 
 Ordering: after every pass that computes with constants (`fold_batch_norm`, `channels_last`,
 quantization), before fusion, which would hide them in functions of their own.
@@ -15,13 +16,16 @@ quantization), before fusion, which would hide them in functions of their own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 from tvm import ir, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from ..frontend.names import LAYER_OPS, bindings, layer_name, operator_name, unique_names
-from .constants import Array, array_of, is_tensor_constant
+from ..frontend.names import bindings, layer_name, operator_name, unique_names
+from .constants import Array, array_of, is_tensor_constant, shape_of
 
 SMALL = 16
 """Constants of so many bytes or fewer stay in the module."""
@@ -44,112 +48,111 @@ ROLES: dict[str, dict[int, str]] = {
 }
 """What the arguments of an operator are, by position."""
 
+_UNNAMED = re.compile(r"(lv|gv)\d*")
+"""Names that TVM gives variables of its own."""
 
-def externalize_constants(
-    module: ir.IRModule, roles: Mapping[str, Mapping[int, str]] | None = None
-) -> tuple[ir.IRModule, dict[str, Array]]:
-    """Return the module with trailing parameters, and their values in the same order.
 
-    `roles` adds to `ROLES`: operator name, then argument position, then what the argument is.
-    """
+def externalize_constants(module: ir.IRModule) -> tuple[ir.IRModule, dict[str, Array]]:
+    """Return the module with trailing parameters, and their values in the same order."""
     function = module["main"]
-    table = {**ROLES, **(roles or {})}
-    collected = _collect(function, table)
-    if not collected:
+    constants: dict[str, ir.GenericConst] = {}
+    wanted: list[str] = []
+    digests: dict[ir.GenericConst, str] = {}
+    for name, constant in _named_constants(module, function):
+        if constant in digests:
+            continue
+        digests[constant] = digest = _digest(constant)
+        if digest not in constants:
+            constants[digest] = constant
+            wanted.append(name)
+    if not constants:
         return module, {}
-    names = unique_names(name for name, _ in collected.values())
+
+    names = unique_names(wanted)
     parameters = {
         digest: relax.Var(name, constant.ty)
-        for name, (digest, (_, constant)) in zip(names, collected.items(), strict=True)
+        for name, (digest, constant) in zip(names, constants.items(), strict=True)
     }
-    inputs = list(function.params)
-    body = _Replace(module, parameters).visit_expr(function.body)
+    replacement = {constant: parameters[digest] for constant, digest in digests.items()}
     rewritten = relax.Function(
-        [*inputs, *parameters.values()],
-        body,
+        [*function.params, *parameters.values()],
+        _Replace(module, replacement).visit_expr(function.body),
         function.ret_ty,
         function.is_pure,
         function.attrs,
         function.span,
-    ).with_attr("num_input", len(inputs))
+    ).with_attr("num_input", len(function.params))
     result = ir.IRModule(dict(module.functions.items()), attrs=module.attrs)
     result.update_func(module.get_global_var("main"), rewritten)
-    arrays = (array_of(constant) for _, constant in collected.values())
+    arrays = (array_of(constant) for constant in constants.values())
     return result, dict(zip(names, arrays, strict=True))
 
 
-def _collect(
-    function: relax.Function, roles: Mapping[str, Mapping[int, str]]
-) -> dict[str, tuple[str, ir.GenericConst]]:
-    """Map the digest of each distinct constant to the name of its first use, and to itself."""
-    found: dict[str, tuple[str, ir.GenericConst]] = {}
-    layers: set[relax.Var] = set()
+def _named_constants(
+    module: ir.IRModule, function: relax.Function
+) -> Iterator[tuple[str, ir.GenericConst]]:
+    """Yield every use of a large constant with the name that it would give."""
     for binding in bindings(function):
         value = binding.value
-        operator = operator_name(value)
-        if operator in LAYER_OPS or operator in roles:
-            layers.add(binding.var)
-        for position, argument in _constants(value):
-            name = _name(binding, position, layers, roles)
-            found.setdefault(_digest(argument), (name, argument))
-    for _, argument in _constants(function.body.body):
-        found.setdefault(_digest(argument), ("constant", argument))
-    return found
+        arguments, roles = [value], {}
+        if isinstance(value, relax.Call):
+            operator = operator_name(value)
+            arguments, roles = list(value.args), ROLES.get(operator or "", {})
+            if operator == "relax.call_tir" and isinstance(arguments[1], relax.Tuple):
+                roles = _buffer_names(module[arguments[0]])
+                arguments = list(arguments[1])
+        for position, argument in enumerate(arguments):
+            for constant in _large_constants(argument):
+                yield _name(binding, position, roles), constant
+    for constant in _large_constants(function.body.body):
+        yield "constant", constant
 
 
-def _constants(value: relax.Expr) -> list[tuple[int, ir.GenericConst]]:
-    """List the large constants in a value, each with the position of the argument it is in."""
-    arguments = list(value.args) if isinstance(value, relax.Call) else [value]
-    found: list[tuple[int, ir.GenericConst]] = []
-
-    for position, argument in enumerate(arguments):
-
-        def visit(expr: relax.Expr, position: int = position) -> None:
-            if is_tensor_constant(expr) and _size(expr) > SMALL:
-                found.append((position, expr))
-
-        relax.analysis.post_order_visit(argument, visit)
-    return found
-
-
-def _name(
-    binding: relax.Binding,
-    position: int,
-    layers: set[relax.Var],
-    roles: Mapping[str, Mapping[int, str]],
-) -> str:
-    if binding.var in layers:
-        role = roles.get(operator_name(binding.value) or "", {}).get(position, "constant")
-        return f"{layer_name(binding.var)}.{role}"
+def _name(binding: relax.Binding, position: int, roles: Mapping[int, str]) -> str:
+    layer = layer_name(binding.var)
+    if not _UNNAMED.fullmatch(layer):
+        return f"{layer}.{roles.get(position, 'constant')}"
     if operator_name(binding.value) == "relax.add":
         other = binding.value.args[1 - position]
-        if other in layers:
+        if isinstance(other, relax.Var) and not _UNNAMED.fullmatch(other.name):
             return f"{layer_name(other)}.bias"
     return "constant"
 
 
-def _size(constant: ir.GenericConst) -> int:
-    array = constant.value
-    elements = 1
-    for extent in array.shape:
-        elements *= int(extent)
-    return elements * array_of(constant).itemsize if elements <= SMALL else elements
+def _buffer_names(function: ir.BaseFunc) -> dict[int, str]:
+    """Map the position of each buffer of a TIR function to its name."""
+    return {position: str(buffer.name) for position, buffer in enumerate(function.params)}
+
+
+def _large_constants(expr: relax.Expr) -> list[ir.GenericConst]:
+    found: list[ir.GenericConst] = []
+
+    def visit(part: relax.Expr) -> None:
+        if is_tensor_constant(part) and _bytes(part) > SMALL:
+            found.append(part)
+
+    relax.analysis.post_order_visit(expr, visit)
+    return found
+
+
+def _bytes(constant: ir.GenericConst) -> int:
+    return math.prod(shape_of(constant)) * np.dtype(str(constant.value.dtype)).itemsize
 
 
 def _digest(constant: ir.GenericConst) -> str:
     array = array_of(constant)
     content = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-    content.update(array.tobytes())
+    content.update(np.ascontiguousarray(array).data)
     return content.hexdigest()
 
 
 @mutator
 class _Replace(PyExprMutator):
-    def __init__(self, module: ir.IRModule, parameters: Mapping[str, relax.Var]) -> None:
+    def __init__(
+        self, module: ir.IRModule, parameters: Mapping[ir.GenericConst, relax.Var]
+    ) -> None:
         super().__init__(module)
         self.parameters = parameters
 
-    def visit_expr_fallback_(self, expr: relax.Expr) -> relax.Expr:
-        if is_tensor_constant(expr) and _size(expr) > SMALL:
-            return self.parameters[_digest(expr)]
-        return super().visit_expr_fallback_(expr)
+    def visit_generic_const_(self, constant: ir.GenericConst) -> relax.Expr:
+        return self.parameters.get(constant, constant)

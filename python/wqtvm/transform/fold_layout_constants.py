@@ -70,9 +70,14 @@ class _Fold(PyExprMutator):
             if is_tensor_constant(data):
                 array = np.ascontiguousarray(evaluate(array_of(data), value))
                 self.folded[binding.var] = relax.const(array, array.dtype.name)
-                if isinstance(binding.var, relax.DataflowVar):
-                    return
+                if not isinstance(binding.var, relax.DataflowVar):
+                    super().visit_var_binding_(
+                        relax.VarBinding(binding.var, self.folded[binding.var])
+                    )
+                return
         super().visit_var_binding_(binding)
 
     def visit_dataflow_var_(self, var: relax.DataflowVar) -> relax.Expr:
-        return self.folded.get(var) or super().visit_dataflow_var_(var)
+        if var in self.folded:
+            return self.folded[var]
+        return super().visit_dataflow_var_(var)
