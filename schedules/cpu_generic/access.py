@@ -184,21 +184,22 @@ def _collect(body: Any, loads: list[Any], stores: list[Any]) -> None:
     def on_load(node: Any) -> None:
         loads.append(node)
 
-    def on_other(node: Any) -> None:
-        raise NotAnalysableError(f"its body has {type(node).__name__}")
+    others: list[Any] = []
 
     tvm_ffi.structural_walk(
         body,
         [
             (tirx.BufferStore, on_store),
             (ir.TensorLoad, on_load),
-            (tirx.For, on_other),
-            (tirx.While, on_other),
-            (tirx.Evaluate, on_other),
-            (tirx.IfThenElse, on_other),
-            (SBlock, on_other),
+            (tirx.For, others.append),
+            (tirx.While, others.append),
+            (tirx.Evaluate, others.append),
+            (tirx.IfThenElse, others.append),
+            (SBlock, others.append),
         ],
     )
+    if others:
+        raise NotAnalysableError(f"its body has {type(others[0]).__name__}")
 
 
 def _strides(

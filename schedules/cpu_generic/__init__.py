@@ -1,0 +1,79 @@
+"""Schedules for everything in a network that stays float, on any CPU.
+
+``RULES`` is the one table of them, in the order in which they are tried. Each rule takes a
+function as it comes out of Relax's operator fusion, with its elementwise stages inlined, and
+returns it scheduled, or None if it is not of the rule's kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tvm.target
+from tvm import s_tir, tirx
+
+from wqtvm.errors import UnscheduledOperatorError
+
+from . import contraction, rows, stages
+from .access import NotAnalysableError
+from .expand import expand_functions
+from .hoist import hoist_expressions
+from .inline import inline_stages
+from .machine import Machine, machine_of
+
+__all__ = ["RULES", "Machine", "Rule", "Scheduled", "machine_of", "schedule_function"]
+
+Apply = Callable[[tirx.PrimFunc, tvm.target.Target, str], tirx.PrimFunc | None]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A schedule and its name."""
+
+    name: str
+    apply: Apply
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A scheduled function, the rule that did it, and why better rules did not."""
+
+    function: tirx.PrimFunc
+    rule: str
+    problems: tuple[str, ...]
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("contraction", contraction.apply),
+    Rule("rows", rows.apply),
+    Rule("stages", stages.apply),
+)
+
+
+def schedule_function(
+    function: tirx.PrimFunc, target: tvm.target.Target, name: str
+) -> Scheduled:
+    """Schedule a function by the first rule that fits.
+
+    Raises
+    ------
+    UnscheduledOperatorError
+        If none does; the message says why for each rule.
+    """
+    prepared = hoist_expressions(inline_stages(function).mod["main"])
+    problems = []
+    for rule in RULES:
+        try:
+            scheduled = rule.apply(prepared, target, name)
+        except (NotAnalysableError, s_tir.ScheduleError) as error:
+            problems.append(f"{rule.name}: {_first_line(error)}")
+            continue
+        if scheduled is not None:
+            return Scheduled(expand_functions(scheduled), rule.name, tuple(problems))
+    raise UnscheduledOperatorError(f"{name} has no schedule for a CPU ({'; '.join(problems)})")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.startswith("Error message:")]
+    return lines[0] if lines else str(error).splitlines()[0]

@@ -1,0 +1,124 @@
+"""Stages without a sum: elementwise, broadcast and every movement of data.
+
+Budget: one vector of the result and of each operand, so three or four registers; the tiles of a
+transposition are 16 x 16 values, 2 KB on both sides together, and stay in L1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tvm import s_tir
+
+from .access import BlockInfo, NotAnalysableError, block_info
+from .inline import is_padding
+from .machine import Machine
+
+# Edge of the tiles in which a strided read is turned into a contiguous write.
+_TRANSPOSE_TILE = 16
+
+# Vectors that one iteration of the innermost loop may hold, so that short loops have no overhead.
+_LONGEST_CHUNK = 8192
+_SHORTEST_CHUNK = 512
+
+
+def schedule_injective(sch: s_tir.Schedule, block: Any, machine: Machine) -> None:
+    """Schedule a stage of its own: vectors inside, threads outside.
+
+    Raises
+    ------
+    NotAnalysableError
+        If the block is no injective stage.
+    """
+    info = block_info(sch.get(block))
+    if info.is_reduction or any(write.strides is None for write in info.writes):
+        raise NotAnalysableError(f"stage {info.name} is not injective")
+    loops = fuse_contiguous(sch, sch.get_loops(block), info)
+    inner = loops[-1]
+    outer = loops[:-1]
+    transposed = _transposed_axis(info)
+    if transposed is not None and len(loops) == len(info.extents):
+        _schedule_transposition(sch, loops, transposed, machine, info)
+        return
+    if not outer:
+        chunk = _chunk(extent_of(sch, inner), machine.lanes)
+        outer_loop, inner = sch.split(inner, [None, chunk])
+        outer = [outer_loop]
+    vectorize_inner(sch, inner, machine, conditional=is_padding(info))
+    if info.size >= machine.parallel_elements:
+        sch.parallel(sch.fuse(*outer))
+
+
+def vectorize_inner(
+    sch: s_tir.Schedule, loop: Any, machine: Machine, conditional: bool = False
+) -> None:
+    """Vectorise an innermost loop of any extent; what is left of the last vector runs alone."""
+    extent = extent_of(sch, loop)
+    if extent % machine.lanes == 0 and not conditional:
+        _, lane = sch.split(loop, [None, machine.lanes])
+        sch.vectorize(lane)
+    elif conditional:
+        # Pieces on which the condition does not change; LLVM vectorises each.
+        sch.annotate(loop, "pragma_loop_partition_hint", 1)
+    # Otherwise LLVM vectorises the loop and its tail.
+
+
+def fuse_contiguous(sch: s_tir.Schedule, loops: list[Any], info: BlockInfo) -> list[Any]:
+    """Fuse neighbouring loops along which every access runs as along one axis."""
+    accesses = [*info.reads, *info.writes]
+    if any(access.strides is None for access in accesses):
+        return list(loops)
+    groups: list[list[int]] = [[0]]
+    for axis in range(1, len(info.extents)):
+        joined = all(
+            access.strides[axis - 1] == access.strides[axis] * info.extents[axis]
+            for access in accesses
+            if access.strides is not None and info.extents[axis - 1] > 1
+        )
+        if joined:
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    return [
+        sch.fuse(*(loops[axis] for axis in group)) if len(group) > 1 else loops[group[0]]
+        for group in groups
+    ]
+
+
+def extent_of(sch: s_tir.Schedule, loop: Any) -> int:
+    """Return a loop's extent."""
+    return int(sch.get(loop).extent)
+
+
+def _transposed_axis(info: BlockInfo) -> int | None:
+    """Return the axis along which a read is contiguous where the write is not, if there is one."""
+    last = len(info.extents) - 1
+    for read in info.reads:
+        strides = read.strides
+        if strides is None or strides[last] in (0, 1) or info.extents[last] == 1:
+            continue
+        for axis in range(last):
+            if strides[axis] == 1 and info.extents[axis] > 1:
+                return axis
+    return None
+
+
+def _schedule_transposition(
+    sch: s_tir.Schedule, loops: list[Any], axis: int, machine: Machine, info: BlockInfo
+) -> None:
+    tile = [_TRANSPOSE_TILE, _TRANSPOSE_TILE]
+    read_outer, read_inner = sch.split(loops[axis], [None, tile[0]])
+    write_outer, write_inner = sch.split(loops[-1], [None, tile[1]])
+    others = [loop for i, loop in enumerate(loops[:-1]) if i != axis]
+    sch.reorder(*others, read_outer, write_outer, read_inner, write_inner)
+    if info.size >= machine.parallel_elements:
+        sch.parallel(sch.fuse(*others, read_outer))
+
+
+def _chunk(extent: int, lanes: int) -> int:
+    """Return how much of a flat loop one task takes: a divisor of it if there is a fair one."""
+    for chunk in range(_LONGEST_CHUNK, _SHORTEST_CHUNK - 1, -lanes):
+        if extent % chunk == 0:
+            return chunk
+    return min(_LONGEST_CHUNK // 2, extent) if extent > _SHORTEST_CHUNK else math.gcd(extent, extent)

@@ -1,0 +1,92 @@
+"""Softmax, layer norm and whatever else works row by row: a row is read, reduced and rewritten.
+
+    for each row, in parallel:
+        every stage of the row, one after the other
+
+Budget: a row and what is computed from it (twice or three times a row of a few KB) stays in L1,
+or in L2 if it is long; a stage itself needs one to four vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tvm.target
+from tvm import s_tir, tirx
+
+from .access import BlockInfo, block_info
+from .inline import top_blocks
+from .injective import vectorize_inner
+from .machine import Machine, machine_of
+from .reduction import lanes_apart, place_lanes
+
+
+def apply(
+    function: tirx.PrimFunc, target: tvm.target.Target, name: str
+) -> tirx.PrimFunc | None:
+    """Schedule a function all of whose stages work row by row; None if it does not fit."""
+    sch = schedule_rows(function, machine_of(target))
+    return None if sch is None else sch.mod["main"]
+
+
+def schedule_rows(function: tirx.PrimFunc, machine: Machine) -> s_tir.Schedule | None:
+    """Schedule a function all of whose stages work row by row; None if it does not fit."""
+    sch = s_tir.Schedule(function)
+    blocks = top_blocks(sch)
+    infos = [block_info(sch.get(block)) for block in blocks]
+    rank = _row_rank(infos)
+    if rank is None:
+        return None
+    final = blocks[-1]
+    final_name = infos[-1].name
+    stages: list[tuple[str, str | None]] = []
+    for block, info in zip(blocks[:-1], infos[:-1], strict=True):
+        partial = None
+        if info.is_reduction:
+            row = sch.get_loops(block)[-1]
+            lanes = lanes_apart(sch, block, row, machine)
+            partial = str(sch.get(lanes).name_hint) if lanes is not None else None
+        stages.append((info.name, partial))
+    final = sch.get_sblock(final_name)
+    loops = sch.get_loops(final)
+    row = sch.fuse(*loops[:rank]) if rank > 1 else loops[0]
+    inner = loops[rank:]
+    if inner:
+        vectorize_inner(sch, sch.fuse(*inner) if len(inner) > 1 else inner[0], machine)
+    if infos[-1].size >= machine.parallel_elements:
+        sch.parallel(row)
+    for name, partial in reversed(stages):
+        block = sch.get_sblock(name)
+        sch.compute_at(block, row)
+        info = block_info(sch.get(block))
+        if partial is not None:
+            place_lanes(sch, sch.get_sblock(partial), row, machine)
+        elif not info.is_reduction and len(sch.get_loops(block)) > 1:
+            vectorize_inner(sch, sch.get_loops(block)[-1], machine)
+    return sch
+
+
+def _row_rank(infos: list[BlockInfo]) -> int | None:
+    """Return how many leading axes count the rows, if every stage has the same ones."""
+    reductions = [info for info in infos if info.is_reduction]
+    if not reductions or len(infos) < 2 or infos[-1].is_reduction:
+        return None
+    rank = len(reductions[0].spatial())
+    while rank and reductions[0].extents[rank - 1] == 1 and rank > 1:
+        rank -= 1
+    head = reductions[0].extents[:rank]
+    for info in infos:
+        if info.extents[:rank] != head or any(info.reductions[:rank]):
+            return None
+        if info.is_reduction:
+            summed = info.reduced()
+            if len(summed) != 1 or any(info.extents[a] > 1 for a in info.spatial()[rank:]):
+                return None
+            # The row has to be contiguous, and the same for all.
+            if not any(r.strides and r.strides[summed[0]] == 1 for r in info.reads):
+                return None
+        for access in [*info.reads, *info.writes]:
+            if access.strides is None:
+                return None
+    return rank if math.prod(head) >= 1 else None
