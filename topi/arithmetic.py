@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tvm_ffi
-from tvm import te, tirx
+from tvm import ir, te, tirx
 from tvm.ir.expr import TensorLoad
 
 from ..fastconv import evaluate_row
@@ -18,6 +18,10 @@ from ..quantization.arithmetic import LARGEST, ZERO_BELOW
 
 _SIGN_MASK = 0x7FFFFFFF
 _INFINITY_BITS = 0x7F800000
+
+# TVM makes a vectorized loop serial if it calls an operator that is not said to be elementwise, and
+# nearbyint is not: LLVM was left with scalars. At this level a word of TVM's own does not clash.
+ir.register_op_attr("tirx.nearbyint", "TVectorizable", True, level=11)
 
 
 class _FloatOps:
