@@ -7,6 +7,7 @@ from collections import Counter
 
 import hypothesis
 import pytest
+import tvm  # before wqtvm, which then registers its targets, whether it is installed or not
 
 from wqtvm.errors import WqtvmError
 from wqtvm.runtime.cpu import cpu_features
@@ -65,8 +66,6 @@ def _groups(item: pytest.Item) -> tuple[str, ...]:
 
 
 def _has_gpu() -> bool:
-    import tvm
-
     return bool(tvm.cuda(0).exist)
 
 

@@ -5,18 +5,19 @@
     compiled.export("model.wq")
     wqtvm.load("model.wq")
 
-Importing the package makes the "wq" targets known to TVM, and the Relax pipeline "wq".
+The "wq" targets and the Relax pipeline "wq" are known to TVM wherever wqtvm is installed: TVM
+itself calls ``register`` (entry point "tvm.backends" in pyproject.toml). TVM and PyTorch are
+imported when they are needed, so that what does without, such as the command's help, comes at once.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .config import WinogradConfig
-from .relax_pipeline import register_pipeline
 from .runtime.threads import get_num_threads, set_num_threads
-from .target import register_targets
 
 if TYPE_CHECKING:
     from .build import compile
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from .runtime.artefact import load
     from .runtime.model import CompiledModel
 
-# What needs PyTorch, or much of TVM, is imported on first use.
 _LAZY = {
     "CompiledModel": "runtime.model",
     "accuracy_report": "report",
@@ -39,11 +39,23 @@ __all__ = [
     "compile",
     "get_num_threads",
     "load",
+    "register",
     "set_num_threads",
 ]
 
-register_targets()
-register_pipeline()
+
+def register() -> None:
+    """Make the targets and the pipeline known to TVM; doing it again changes nothing."""
+    from .relax_pipeline import register_pipeline
+    from .target import register_targets
+
+    register_targets()
+    register_pipeline()
+
+
+# TVM looks for entry points once, when it is imported; this also serves a package not installed.
+if "tvm" in sys.modules:
+    register()
 
 
 def __getattr__(name: str) -> Any:
