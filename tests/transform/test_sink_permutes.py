@@ -60,7 +60,7 @@ def test_elementwise_operators_pad_and_broadcast_run_on_the_base():
                 positive = R.greater(x, R.const(0.0))
                 chosen = R.where(positive, shifted, leaky)
                 raised = R.reshape(gate, (1, 4, 1, 1))
-                turned = R.permute_dims(raised, (0, 2, 3, 1))
+                turned = R.reshape(raised, (1, 1, 1, 4))
                 gated = R.multiply(chosen, turned)
                 active = R.nn.prelu(gated, slope, axis=3)
                 padded = R.nn.pad(active, (0, 0, 1, 2, 0, 1, 0, 0))

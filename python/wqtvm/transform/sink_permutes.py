@@ -89,14 +89,18 @@ class _Sink(PyExprMutator):
             return super().visit_dataflow_var_(var)
         if var not in self.emitted:
             view = self.views[var]
-            # The order of an identity is worth an alias only.
-            is_identity = view.order == tuple(range(len(view.order)))
-            self.emitted[var] = (
-                view.base
-                if is_identity
-                else self.builder_.emit(relax.op.permute_dims(view.base, view.order))
-            )
+            self.emitted[var] = self._permuted(view.base, view.order)
         return self.emitted[var]
+
+    def _permuted(self, data: relax.Expr, order: Sequence[int]) -> relax.Expr:
+        """Emit a permutation; a reshape, which costs nothing, if only axes of extent 1 move."""
+        if tuple(order) == tuple(range(len(order))):
+            return data
+        shape = shape_of(data)
+        kept = [axis for axis in order if shape[axis] != 1]
+        if kept == sorted(kept):
+            return self.builder_.emit(relax.op.reshape(data, [shape[axis] for axis in order]))
+        return self.builder_.emit(relax.op.permute_dims(data, list(order)))
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         rewrite = self._rewriter(operator_name(binding.value))
@@ -174,7 +178,7 @@ class _Sink(PyExprMutator):
         operand = self.visit_expr(argument)
         if shape != padded:
             operand = self.builder_.emit(relax.op.reshape(operand, padded))
-        return self.builder_.emit(relax.op.permute_dims(operand, view.to_base()))
+        return self._permuted(operand, view.to_base())
 
     def _channels_last(self, binding: relax.VarBinding) -> _View | None:
         call = binding.value
@@ -195,9 +199,7 @@ class _Sink(PyExprMutator):
             return None
         to_base = _View(binding.var, NCHW_OF_NHWC).to_base()
         bases = [
-            self.builder_.emit(relax.op.permute_dims(self.visit_expr(part), to_base))
-            if view is None
-            else view.base
+            self._permuted(self.visit_expr(part), to_base) if view is None else view.base
             for part, view in zip(parts, views, strict=True)
         ]
         joined = relax.op.concat(bases, NCHW_OF_NHWC[int(axis) % 4])
@@ -223,7 +225,7 @@ class _Sink(PyExprMutator):
             return None
         base = view.base
         if not plan.is_free:
-            base = self.builder_.emit(relax.op.permute_dims(base, plan.permutation))
+            base = self._permuted(base, plan.permutation)
         return self._emit(binding.var, relax.op.reshape(base, plan.base_shape), plan.order)
 
     def _emit(self, var: relax.Var, value: relax.Expr, order: Sequence[int]) -> _View:
