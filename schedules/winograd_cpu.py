@@ -15,7 +15,7 @@ cache and no layer ever lies whole in the Winograd domain. ``CpuBlocking`` choos
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,14 +64,15 @@ class CpuBlocking:
         panel = math.lcm(out_group_size, self.dot_lanes)
         return panel if packed_channels % panel == 0 else packed_channels
 
-    def rows(self, block: tuple[int, int]) -> int:
-        """Tiles of an accumulator block: the most that walk a block of tiles without a remainder."""
-        tiles, columns = math.prod(block), block[1]
-        return max(
-            rows
+    def rows(self, block: tuple[int, int]) -> tuple[int, int]:
+        """Tile rows and columns of an accumulator block: the most tiles that divide a block."""
+        candidates = [
+            (rows, columns)
             for rows in range(1, self.register_tiles + 1)
-            if tiles % rows == 0 and (columns % rows == 0 or rows % columns == 0)
-        )
+            for columns in range(1, self.register_tiles // rows + 1)
+            if block[0] % rows == 0 and block[1] % columns == 0
+        ]
+        return max(candidates, key=lambda shape: (math.prod(shape), shape[1]))
 
     def tile_block(self, work: WinogradWorkload, threads: int) -> tuple[int, int]:
         """Tile rows and columns that one task computes.
@@ -94,7 +95,7 @@ class CpuBlocking:
             tasks = work.batch * math.ceil(work.tile_rows / rows)
             tasks *= math.ceil(work.tile_columns / columns)
             # A row of accumulators costs its own load, a block the streaming of U.
-            one = rows * columns * (1 + 1 / self.rows(block)) + _BLOCK_OVERHEAD_TILES
+            one = rows * columns * (1 + 1 / math.prod(self.rows(block))) + _BLOCK_OVERHEAD_TILES
             return math.ceil(tasks / threads) * one
 
         return min(candidates, key=cost)
@@ -191,38 +192,38 @@ def _place_input_transform(sch: s_tir.Schedule, precision: str, blocks: Any) -> 
 
 
 def _schedule_products(
-    sch: s_tir.Schedule, blocking: CpuBlocking, rows: int, vectors: int
+    sch: s_tir.Schedule, blocking: CpuBlocking, rows: tuple[int, int], vectors: int
 ) -> None:
-    """Budget: rows x vectors accumulators of int32 stay in registers over a group."""
+    """Budget: tiles x vectors accumulators of int32 stay in registers over a group."""
     m = sch.get_sblock("M")
     e, v, image, row, column, k, g = sch.get_loops(m)[-7:]
-    outer, p = sch.split(sch.fuse(image, row, column), [None, rows])
+    row, row_in = sch.split(row, [None, rows[0]])
+    column, column_in = sch.split(column, [None, rows[1]])
     k, vector, lane = sch.split(k, [None, vectors, blocking.dot_lanes])
-    sch.reorder(e, v, k, outer, g, p, vector, lane)
+    sch.reorder(e, v, k, image, row, column, g, row_in, column_in, vector, lane)
     _compute_at(sch, "products", g)
-    for loop in (p, vector):
-        sch.unroll(loop)
-    sch.vectorize(lane)
-    _unroll_and_vectorize(sch, sch.decompose_reduction(m, g))
+    _unroll_and_vectorize(sch, (row_in, column_in, vector, lane))
+    init = sch.decompose_reduction(m, g)
+    _unroll_and_vectorize(sch, sch.get_loops(init)[-4:])
 
     products = sch.get_sblock("products")
     image, row, column, _, k, s = sch.get_loops(products)[-6:]
-    p = sch.fuse(image, row, column)
     vector, lane = sch.split(k, [None, blocking.dot_lanes])
     step, pair = sch.split(s, [None, blocking.dot_reduce])
-    sch.reorder(step, p, vector, lane, pair)
-    for loop in (p, vector):
+    sch.reorder(step, image, row, column, vector, lane, pair)
+    for loop in (row, column, vector):
         sch.unroll(loop)
-    _unroll_and_vectorize(sch, sch.decompose_reduction(products, step))
+    init = sch.decompose_reduction(products, step)
+    _unroll_and_vectorize(sch, sch.get_loops(init)[-4:])
     if blocking.intrinsic:
         sch.tensorize(lane, blocking.intrinsic)
 
 
-def _unroll_and_vectorize(sch: s_tir.Schedule, block: Any) -> None:
-    """Vectorize a block's innermost loop, as wide as a vector, and unroll the two around it."""
-    *_, outer, inner, lane = sch.get_loops(block)
-    sch.unroll(outer)
-    sch.unroll(inner)
+def _unroll_and_vectorize(sch: s_tir.Schedule, loops: Sequence[Any]) -> None:
+    """Vectorize the innermost loop, as wide as a vector, and unroll the others."""
+    *outer, lane = loops
+    for loop in outer:
+        sch.unroll(loop)
     sch.vectorize(lane)
 
 
@@ -232,7 +233,7 @@ def _matrix_pass(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None
     lanes = math.gcd(int(sch.get(channel).extent), blocking.lanes)
     outer, lane = sch.split(channel, [None, lanes])
     sch.reorder(outer, row, column, lane)
-    _unroll_and_vectorize(sch, block)
+    _unroll_and_vectorize(sch, (row, column, lane))
 
 
 def _elementwise(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:

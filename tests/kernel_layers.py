@@ -1,4 +1,4 @@
-"""What tests of compiled kernels share: one layer, its reference, and its kernel with all stages."""
+"""What tests of compiled kernels share: a layer, its reference, its kernel and the stages."""
 
 from __future__ import annotations
 
@@ -117,3 +117,19 @@ def expose(function: tirx.PrimFunc, names: Sequence[str]) -> tuple[tirx.PrimFunc
     realize = SBlockRealize(function.body.iter_values, function.body.predicate, block)
     params = [*function.params, *exposed]
     return tirx.PrimFunc(params, realize, function.ret_type, function.attrs), exposed
+
+
+def direct_convolution(
+    x: NDArray[np.float32], weight: NDArray[np.float32], padding: int
+) -> NDArray[np.float64]:
+    """Direct convolution in float64: x (n, h, w, c) and weight (k, c, r, r) to (n, h, w, k)."""
+    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = np.pad(x.astype(np.float64), sides)
+    taps = weight.shape[2]
+    height, width = (edge - taps + 1 for edge in padded.shape[1:3])
+    total = np.zeros((x.shape[0], height, width, weight.shape[0]))
+    for i in range(taps):
+        for j in range(taps):
+            window = padded[:, i : i + height, j : j + width]
+            total += window @ weight[:, :, i, j].T.astype(np.float64)
+    return total

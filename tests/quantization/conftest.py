@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from kernel_layers import direct_convolution
 from numpy.typing import NDArray
 
 Convolution = Callable[[NDArray[np.float32], NDArray[np.float32], int], NDArray[np.float64]]
@@ -34,19 +35,4 @@ def round_to_float32() -> Callable[[Fraction], np.float32]:
 @pytest.fixture(scope="session")
 def convolution() -> Convolution:
     """Direct convolution in float64: x (n, h, w, c) and weight (k, c, r, r) to (n, h, w, k)."""
-
-    def convolve(
-        x: NDArray[np.float32], weight: NDArray[np.float32], padding: int
-    ) -> NDArray[np.float64]:
-        sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-        padded = np.pad(x.astype(np.float64), sides)
-        taps = weight.shape[2]
-        height, width = (edge - taps + 1 for edge in padded.shape[1:3])
-        total = np.zeros((x.shape[0], height, width, weight.shape[0]))
-        for i in range(taps):
-            for j in range(taps):
-                window = padded[:, i : i + height, j : j + width]
-                total += window @ weight[:, :, i, j].T.astype(np.float64)
-        return total
-
-    return convolve
+    return direct_convolution
