@@ -194,7 +194,6 @@ def _collect(body: Any, loads: list[Any], stores: list[Any]) -> None:
             (tirx.For, others.append),
             (tirx.While, others.append),
             (tirx.Evaluate, others.append),
-            (tirx.IfThenElse, others.append),
             (SBlock, others.append),
         ],
     )

@@ -90,23 +90,27 @@ def replace_nodes(function: tirx.PrimFunc, name: str, old: Any, new: Any) -> tir
 
     def on_block(block: Any) -> Any:
         body = tvm_ffi.structural_map(block.body, (type(old), replace), order="pre")
-        reads, writes, _ = get_sblock_access_region(
-            SBlock(block.iter_vars, [], [], block.name_hint, body), _buffers(body)
-        )
-        return SBlock(
-            block.iter_vars,
-            reads,
-            writes,
-            block.name_hint,
-            body,
-            block.init,
-            block.alloc_buffers,
-            block.match_buffers,
-            block.annotations,
-        )
+        return with_body(block, body)
 
     nests = dict(stages(function))
     return replace_nest(function, name, tvm_ffi.structural_map(nests[name], (SBlock, on_block)))
+
+
+def with_body(block: SBlock, body: Any) -> SBlock:
+    """Return the block with another body, and the regions that this one reads and writes."""
+    bare = SBlock(block.iter_vars, [], [], block.name_hint, body)
+    reads, writes, _ = get_sblock_access_region(bare, _buffers(body))
+    return SBlock(
+        block.iter_vars,
+        reads,
+        writes,
+        block.name_hint,
+        body,
+        block.init,
+        block.alloc_buffers,
+        block.match_buffers,
+        block.annotations,
+    )
 
 
 def drop_buffer(function: tirx.PrimFunc, buffer: Any) -> tirx.PrimFunc:

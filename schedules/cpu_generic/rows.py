@@ -10,8 +10,6 @@ or in L2 if it is long; a stage itself needs one to four vectors.
 from __future__ import annotations
 
 import math
-from typing import Any
-
 import tvm.target
 from tvm import s_tir, tirx
 
@@ -19,7 +17,8 @@ from .access import BlockInfo, block_info
 from .inline import top_blocks
 from .injective import vectorize_inner
 from .machine import Machine, machine_of
-from .reduction import lanes_apart, place_lanes
+from .reduction import move_to, place_lanes
+from .split import fused, split_reductions
 
 
 def apply(
@@ -33,37 +32,27 @@ def apply(
 def schedule_rows(function: tirx.PrimFunc, machine: Machine) -> s_tir.Schedule | None:
     """Schedule a function all of whose stages work row by row; None if it does not fit."""
     sch = s_tir.Schedule(function)
-    blocks = top_blocks(sch)
-    infos = [block_info(sch.get(block)) for block in blocks]
+    infos = [block_info(sch.get(block)) for block in top_blocks(sch)]
     rank = _row_rank(infos)
     if rank is None:
         return None
-    final = blocks[-1]
-    final_name = infos[-1].name
-    stages: list[tuple[str, str | None]] = []
-    for block, info in zip(blocks[:-1], infos[:-1], strict=True):
-        partial = None
-        if info.is_reduction:
-            row = sch.get_loops(block)[-1]
-            lanes = lanes_apart(sch, block, row, machine)
-            partial = str(sch.get(lanes).name_hint) if lanes is not None else None
-        stages.append((info.name, partial))
-    final = sch.get_sblock(final_name)
+    sch = s_tir.Schedule(split_reductions(function, machine, parts=False))
+    *stages, final = top_blocks(sch)
     loops = sch.get_loops(final)
-    row = sch.fuse(*loops[:rank]) if rank > 1 else loops[0]
-    inner = loops[rank:]
-    if inner:
-        vectorize_inner(sch, sch.fuse(*inner) if len(inner) > 1 else inner[0], machine)
+    row = fused(sch, loops[:rank])
+    if len(loops) > rank:
+        vectorize_inner(sch, fused(sch, loops[rank:]), machine)
     if infos[-1].size >= machine.parallel_elements:
         sch.parallel(row)
-    for name, partial in reversed(stages):
-        block = sch.get_sblock(name)
-        sch.compute_at(block, row)
+    whole = {info.name for info in infos}
+    for block in reversed(stages):
         info = block_info(sch.get(block))
-        if partial is not None:
-            place_lanes(sch, sch.get_sblock(partial), row, machine)
-        elif not info.is_reduction and len(sch.get_loops(block)) > 1:
-            vectorize_inner(sch, sch.get_loops(block)[-1], machine)
+        if info.is_reduction and info.name not in whole:
+            place_lanes(sch, block, row, machine)
+            continue
+        loops = move_to(sch, block, row)
+        if not info.is_reduction and len(loops) > rank:
+            vectorize_inner(sch, fused(sch, loops[rank:]), machine)
     return sch
 
 

@@ -16,14 +16,16 @@ from .inline import top_blocks
 from .injective import schedule_injective
 from .machine import Machine, machine_of
 from .reduction import schedule_reduction
+from .split import split_reductions
 
 
 def apply(
     function: tirx.PrimFunc, target: tvm.target.Target, name: str
 ) -> tirx.PrimFunc | None:
     """Schedule any function all of whose stages can be understood."""
-    sch = s_tir.Schedule(function)
-    schedule_stages(sch, machine_of(target), stage_names(sch))
+    machine = machine_of(target)
+    sch = s_tir.Schedule(split_reductions(function, machine))
+    schedule_stages(sch, machine, stage_names(sch))
     return sch.mod["main"]
 
 
@@ -35,9 +37,10 @@ def schedule_stages(sch: s_tir.Schedule, machine: Machine, names: Sequence[str])
     NotAnalysableError
         If a stage is neither injective nor a reduction.
     """
-    # Reductions first: they take padding before them and elementwise stages behind along.
+    # Reductions first, the last of them before the others: each takes along the padding and the
+    # lane-wise sums that it reads, and the elementwise stage behind it.
     done: set[str] = set()
-    for name in names:
+    for name in reversed(names):
         block = sch.get_sblock(name) if name not in done else None
         if block is not None and block_info(sch.get(block)).is_reduction:
             done |= schedule_reduction(sch, block, machine)
