@@ -1,0 +1,184 @@
+"""The instructions that the x86 schedules are for are there, in the loops that matter.
+
+Nothing here runs the code, so that every x86 target is tested on every machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from dataclasses import dataclass
+
+import pytest
+import tvm
+from kernel_assembly import Assembly, Code, assembly_of
+from kernel_layers import make_layer
+
+from wqtvm.target import lookup
+from wqtvm.transform.schedule_operators import schedule_module
+
+# By target: its widest register, the instruction that multiplies bytes, and what adds to the sums.
+REGISTER = {"wq/x86-vnni": "zmm", "wq/x86-avx2": "ymm"}
+DOT = {"wq/x86-vnni": "vpdpbusd", "wq/x86-avx2": "vpmaddwd"}
+ACCUMULATE = {"wq/x86-vnni": "vpdpbusd", "wq/x86-avx2": "vpaddd"}
+
+each_target = pytest.mark.parametrize("target", list(REGISTER))
+each_precision = pytest.mark.parametrize("precision", ["hadamard", "full"])
+each_width = pytest.mark.parametrize("channels", [64, 96])
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The assembly of a layer, and how many accumulators its product should have."""
+
+    assembly: Assembly
+    tiles: int
+    vectors: int
+
+    @property
+    def accumulators(self) -> int:
+        return self.tiles * self.vectors
+
+
+@functools.cache
+def compiled(target: str, precision: str, channels: int) -> Compiled:
+    """A layer of whole vectors, with enough tiles to fill every accumulator."""
+    layer = make_layer(target, (1, 32, 64, channels), channels, precision=precision)
+    library = tvm.compile(layer.scheduled(), target=layer.record.tvm_target())
+    work, blocking = layer.work, schedule_module(layer.record)._BLOCKING
+    panel = blocking.panel(precision, work.packed_channels, work.out_group_size)
+    tiles = math.prod(blocking.rows(work.block))
+    return Compiled(assembly_of(library), tiles, blocking.vectors(panel))
+
+
+def product_loops(target: str, kernel: Compiled) -> list[Code]:
+    """Innermost loops of the integer product: dot products with broadcasts of V from memory."""
+    loops = [
+        loop
+        for loop in kernel.assembly.innermost_loops
+        if loop.matching(DOT[target]) and loop.matching("vpbroadcastd", r"^[-\d]*\(%r(?!ip|sp)")
+    ]
+    assert loops
+    return loops
+
+
+@each_target
+def test_the_product_has_as_many_accumulators_as_registers_allow(target: str) -> None:
+    blocking = schedule_module(lookup(target))._BLOCKING
+    kernel = compiled(target, "hadamard", 96)
+    assert kernel.tiles == blocking.register_tiles
+    assert kernel.vectors == max(
+        vectors for vectors in range(1, blocking.register_vectors + 1)
+        if 96 // blocking.dot_lanes % vectors == 0
+    )  # fmt: skip
+
+
+@each_target
+@each_precision
+@each_width
+def test_a_step_of_the_product_updates_every_accumulator_once(
+    target: str, precision: str, channels: int
+) -> None:
+    kernel = compiled(target, precision, channels)
+    for loop in product_loops(target, kernel):
+        dots = loop.matching(DOT[target], REGISTER[target])
+        updates = loop.matching(ACCUMULATE[target], REGISTER[target])
+        updated = {instruction.operands.split(",")[-1] for instruction in updates}
+        assert len(updated) == kernel.accumulators
+        # LLVM may unroll steps, but only whole ones.
+        assert len(dots) == len(updates) == len(loop.matching(DOT[target]))
+        assert len(dots) % kernel.accumulators == 0
+        # V is broadcast once a tile, not once a product.
+        steps = len(dots) // kernel.accumulators
+        assert len(loop.matching("vpbroadcastd")) <= kernel.tiles * steps
+
+
+@each_target
+@each_precision
+@each_width
+def test_accumulators_stay_in_registers(target: str, precision: str, channels: int) -> None:
+    kernel = compiled(target, precision, channels)
+    for loop in product_loops(target, kernel):
+        dots = loop.matching(DOT[target])
+        moves = loop.between(dots).matching("vmov.*", r"\(%rsp\)")
+        # Among the products of a group's last step, LLVM may reload M's accumulators already.
+        steps = dots[: -kernel.accumulators] or dots
+        moves = loop.between(steps).matching("vmov.*", r"\(%rsp\)")
+        # Not kept at all, they would be loaded and stored for each product. One in eight may be:
+        # LLVM does so on AVX2, where M's accumulators want registers as well.
+        assert len(moves) <= len(steps) / 4, [str(move) for move in moves]
+
+
+@each_precision
+def test_avx2_uses_what_avx2_has(precision: str) -> None:
+    assembly = compiled("wq/x86-avx2", precision, 64).assembly
+    assert not assembly.code.matching(".*", r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])\b|%k[0-7]\b")
+    assert not assembly.code.matching("vpdpbusd")
+
+
+@each_target
+@each_precision
+def test_nothing_saturates(target: str, precision: str) -> None:
+    # vpmaddubsw adds two products of bytes in int16, and vpdpbusds clamps the sum: wrong numbers.
+    code = compiled(target, precision, 64).assembly.code
+    assert not code.matching("vpmaddubsw|vpdpbusds|vpdpwssds")
+
+
+@each_target
+@each_precision
+def test_the_largest_magnitude_is_a_vector_reduction(target: str, precision: str) -> None:
+    loops = compiled(target, precision, 64).assembly.innermost_loops
+    reductions = [loop for loop in loops if loop.matching("vpmaxsd")]
+    # V_amax, and in "full" a maximum for each of the four other quantized tensors.
+    assert len(reductions) >= {"hadamard": 1, "full": 5}[precision]
+    for loop in reductions:
+        assert loop.matching("vpmaxsd", REGISTER[target])
+        # The sign is masked before anything is compared, in whole registers too.
+        assert loop.matching("vpandd?", REGISTER[target])
+
+
+@each_target
+@each_precision
+@each_width
+def test_m_is_updated_by_fused_multiply_add(target: str, precision: str, channels: int) -> None:
+    kernel = compiled(target, precision, channels)
+    updates = [
+        block
+        for block in kernel.assembly.blocks
+        if block.matching("vcvtdq2ps") and block.matching("vfmadd.*")
+    ]
+    assert updates
+    for block in updates:
+        converted = block.matching("vcvtdq2ps", REGISTER[target])
+        assert len(converted) % kernel.accumulators == 0
+        assert len(block.matching(r"vfmadd\d+ps", REGISTER[target])) == len(converted)
+        assert not block.matching("vaddps")
+
+
+SCALAR = re.compile(
+    r"v(add|sub|mul|div|min|max|sqrt|round|rndscale|fn?m(add|sub)\d+|cmp\w*)s[sd]"  # one float
+    r"|vcvt\w*s[sd]2\w+|vcvt\w+2s[sd]"  # conversions of one float
+    r"|vpgather\w+|vgather\w+|vinsertps|vpinsr\w|vpextr[bw]"  # vectors put together value by value
+)
+
+
+@each_target
+@each_precision
+def test_no_stage_is_left_scalar(target: str, precision: str) -> None:
+    for loop in compiled(target, precision, 64).assembly.innermost_loops:
+        scalars = [str(i) for i in loop if SCALAR.fullmatch(i.mnemonic)]
+        # Quantized values stored one by one: their registers are general ones.
+        scalars += [str(i) for i in loop.matching("mov[bw]", r"^%\w+, .*\(%r(?!sp)")]
+        assert not scalars
+
+
+@each_target
+@each_precision
+def test_transforms_and_quantization_fill_whole_registers(target: str, precision: str) -> None:
+    """Each rounding to the nearest integer, and each fused multiply-add, is of a whole register."""
+    code = compiled(target, precision, 64).assembly.code
+    roundings = code.matching("vroundps|vrndscaleps")
+    assert len(roundings) >= {"hadamard": 1, "full": 5}[precision]
+    for instruction in roundings + code.matching(r"vfn?m(add|sub)\d+ps"):
+        assert REGISTER[target] in instruction.operands, instruction
