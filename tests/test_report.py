@@ -124,7 +124,7 @@ def test_plan_is_what_is_measured(compiled, imported, report, image):
     layers = list(compiled.plan.layers)
     layers[1] = replace(
         layers[1], algorithm="float", tile=None, points=None, precision=None, group_size=None,
-        scales=None, steps=None,
+        scales=None, steps=None, weight_steps=None,
     )  # fmt: skip
     edited = accuracy_report(imported, [image], plan=Plan(tuple(layers)))
     assert edited.layers[0].local_db == report.layers[0].local_db

@@ -9,12 +9,14 @@ from .errors import ConfigError
 
 Precision = Literal["full", "hadamard"]
 Steps = Literal["axis", "tile"]
+WeightSteps = Literal["tap", "filter"]
 
 ALGORITHMS = ("winograd", "direct", "float")
 TILES = (2, 3, 4, 5, 6)
 PRECISIONS = ("full", "hadamard")
 SCALES = ("standard", "row-norm", "correlated")
 STEPS = ("axis", "tile")
+WEIGHT_STEPS = ("tap", "filter")
 NAMED_POINTS = ("best", "lavin")
 
 
@@ -30,7 +32,9 @@ class WinogradConfig:
     precision : "hadamard" (the product alone in int8) or "full" (every stage in int8).
     group_size : channels that share a quantization step; 0 means all of a layer.
     scales : "standard", "row-norm" or "correlated"; of use in ``full`` only.
-    steps : axis shared by a step in ``full``: "axis" or "tile".
+    steps : what shares a step in ``full``: "axis" or "tile".
+    weight_steps : "tap" (a step for each tap of a filter and group) or "filter" (one for all of its
+        taps, as int8 libraries do for direct convolutions).
     include, exclude : shell patterns over layer names; one that matches nothing is an error.
 
     Raises
@@ -46,6 +50,7 @@ class WinogradConfig:
     group_size: int = 32
     scales: str = "correlated"
     steps: Steps = "axis"
+    weight_steps: WeightSteps = "tap"
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -55,6 +60,7 @@ class WinogradConfig:
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("scales", self.scales, SCALES)
         _one_of("steps", self.steps, STEPS)
+        _one_of("weight_steps", self.weight_steps, WEIGHT_STEPS)
         if isinstance(self.points, str):
             _one_of("points", self.points, NAMED_POINTS)
         if self.group_size < 0 or self.group_size % 4:

@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 
 import click
 
-from .config import ALGORITHMS, NAMED_POINTS, PRECISIONS, SCALES, STEPS, TILES, WinogradConfig
+from .config import (
+    ALGORITHMS,
+    NAMED_POINTS,
+    PRECISIONS,
+    SCALES,
+    STEPS,
+    TILES,
+    WEIGHT_STEPS,
+    WinogradConfig,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -77,6 +86,10 @@ def network(command: Command) -> Command:
                 help="What shares a step in precision full.",
             ),
             click.option(
+                "--weight-steps", type=click.Choice(WEIGHT_STEPS), default=_DEFAULT.weight_steps,
+                show_default=True, help="What shares a step of the weights.",
+            ),
+            click.option(
                 "--include", multiple=True, metavar="PATTERN",
                 help="Quantize only layers of such names, like 'body.*'; may be repeated.",
             ),
@@ -109,6 +122,7 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         group_size=options["group_size"],
         scales=options["scales"],
         steps=options["steps"],
+        weight_steps=options["weight_steps"],
         include=options["include"] or _DEFAULT.include,
         exclude=options["exclude"],
     )

@@ -31,6 +31,7 @@ WINOGRAD = LayerPlan(
     group_size=32,
     scales="correlated",
     steps="axis",
+    weight_steps="tap",
     reason=Reason.ELIGIBLE,
 )
 DIRECT = replace(
@@ -39,7 +40,7 @@ DIRECT = replace(
 )  # fmt: skip
 FLOAT = replace(
     WINOGRAD, name="down", stride=(2, 2), algorithm="float", tile=None, points=None,
-    precision=None, group_size=None, scales=None, steps=None, reason=Reason.STRIDE,
+    precision=None, group_size=None, scales=None, steps=None, weight_steps=None, reason=Reason.STRIDE,
     detail="stride is 2 x 2",
 )  # fmt: skip
 PLAN = Plan((WINOGRAD, DIRECT, FLOAT))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..errors import ArtefactCorruptError, ArtefactVersionError, ConfigError, NotEligibleError
 from ..fastconv import BilinearAlgorithm, direct, named_scales, winograd
-from .scheme import PRECISIONS, STEPS, Scheme
+from .scheme import PRECISIONS, STEPS, WEIGHT_STEPS, Scheme
 
 SCHEMA_VERSION = 1
 ALGORITHMS = ("winograd", "direct", "float")
@@ -45,7 +45,8 @@ class LayerPlan:
     groups : groups of a grouped convolution, 1 for a plain one.
     algorithm : "winograd", "direct" (int8 without a transform) or "float".
     tile, points : outputs a tile edge and interpolation points as text; None unless "winograd".
-    precision, group_size, scales, steps : as in WinogradConfig; None if the algorithm is "float".
+    precision, group_size, scales, steps, weight_steps : as in WinogradConfig; None if the algorithm
+        is "float".
     reason, detail : the code, and what there is to say about this layer.
 
     Raises
@@ -68,6 +69,7 @@ class LayerPlan:
     group_size: int | None
     scales: str | None
     steps: str | None
+    weight_steps: str | None
     reason: Reason
     detail: str = ""
 
@@ -97,10 +99,11 @@ class LayerPlan:
         else:
             self._none("tile", "points")
         if self.algorithm == "float":
-            self._none("precision", "group_size", "scales", "steps")
+            self._none("precision", "group_size", "scales", "steps", "weight_steps")
             return
         self._one_of("precision", PRECISIONS)
         self._one_of("steps", STEPS)
+        self._one_of("weight_steps", WEIGHT_STEPS)
         if self.group_size is None or not _integers((self.group_size,), 0):
             self._refuse("group_size", "an integer of at least 0")
         if not isinstance(self.scales, str):
@@ -151,7 +154,12 @@ class LayerPlan:
         # Never None here; written so that the type checker sees it too.
         scales = named_scales(self.scales or "", algorithm)
         return Scheme(
-            algorithm, scales, self.precision or "", self.group_size or 0, self.steps or ""
+            algorithm,
+            scales,
+            self.precision or "",
+            self.group_size or 0,
+            self.steps or "",
+            self.weight_steps or "",
         )
 
     def _one_of(self, field: str, choices: tuple[str, ...]) -> None:

@@ -20,6 +20,7 @@ from .arithmetic import round_up
 
 PRECISIONS = ("hadamard", "full")
 STEPS = ("axis", "tile")
+WEIGHT_STEPS = ("tap", "filter")
 WHOLE_MULTIPLE = 32  # a group of all channels is padded to a multiple of this
 _LARGEST_INTEGER = {"hadamard": 2**24, "full": 127}  # exact in float32, exact in int8
 
@@ -35,6 +36,7 @@ class Scheme:
     precision : "hadamard" (only U and V in int8) or "full" (every stage in int8).
     group_size : consecutive channels that share a step; 0 means all.
     steps : "axis" or "tile", what shares a step in precision "full".
+    weight_steps : "tap" or "filter", what shares a step of U besides a group's channels.
 
     Raises
     ------
@@ -47,11 +49,13 @@ class Scheme:
     precision: str = "hadamard"
     group_size: int = 32
     steps: str = "axis"
+    weight_steps: str = "tap"
 
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("precision", self.precision, PRECISIONS),
             ("steps", self.steps, STEPS),
+            ("weight_steps", self.weight_steps, WEIGHT_STEPS),
         ):
             if value not in choices:
                 raise ConfigError(f"{name} is {value!r}; give one of {', '.join(choices)}")

@@ -50,8 +50,9 @@ def quantize_weights(
     _check_finite(weight, layer)
     transformed = transform_weights(weight, scheme.weight_matrix)
     size = scheme.channels_per_group(weight.shape[1])
-    quantized = quantize(split_groups(transformed.astype(np.float32), size), shared=(4,))
-    step = quantized.step[..., 0]
+    shared = (4,) if scheme.weight_steps == "tap" else (0, 1, 4)
+    quantized = quantize(split_groups(transformed.astype(np.float32), size), shared)
+    step = np.broadcast_to(quantized.step, (*quantized.q.shape[:4], 1))[..., 0]
     if scheme.precision == "hadamard":
         row_scale = scheme.input_row_scale
         scaled = step.astype(np.float64) * row_scale[:, None, None, None]

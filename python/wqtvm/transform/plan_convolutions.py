@@ -69,6 +69,7 @@ def _plan_layer(name: str, call: relax.Call, config: WinogradConfig) -> LayerPla
         group_size=config.group_size if quantized else None,
         scales=config.scales if quantized else None,
         steps=config.steps if quantized else None,
+        weight_steps=config.weight_steps if quantized else None,
         reason=reason,
         detail=detail,
     )
