@@ -229,3 +229,50 @@ def test_names_stay():
 
     named = name_layers(Module, {"active": "body.1.act"})
     assert [b.var.name for b in bindings(sunk(named)["main"])] == ["body.1.act", "z"]
+
+
+def test_split_and_output():
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 6, 5, 4), "float32")) -> R.Tensor((1, 2, 6, 5), "float32"):
+            with R.dataflow():
+                nchw = R.permute_dims(x, (0, 3, 1, 2))
+                parts = R.split(nchw, 2, axis=1)
+                first = parts[0]
+                gate = R.sigmoid(parts[1])
+                z = R.multiply(first, gate)
+                R.output(z)
+            return z
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((1, 6, 5, 4), "float32")) -> R.Tensor((1, 2, 6, 5), "float32"):
+            with R.dataflow():
+                parts = R.split(x, 2, axis=3)
+                first = parts[0]
+                second = parts[1]
+                gate = R.sigmoid(second)
+                product = R.multiply(first, gate)
+                z = R.permute_dims(product, (0, 3, 1, 2))
+                R.output(z)
+            return z
+
+    tvm.ir.assert_structural_equal(sunk(Before), Expected)
+
+
+def test_split_whose_tuple_is_used_as_a_whole():
+    @I.ir_module
+    class Module:
+        @R.function
+        def main(
+            x: R.Tensor((1, 6, 5, 4), "float32"),
+        ) -> R.Tuple(R.Tensor((1, 2, 6, 5), "float32"), R.Tensor((1, 2, 6, 5), "float32")):
+            with R.dataflow():
+                nchw = R.permute_dims(x, (0, 3, 1, 2))
+                parts = R.split(nchw, 2, axis=1)
+                R.output(parts)
+            return parts
+
+    tvm.ir.assert_structural_equal(sunk(Module), Module)

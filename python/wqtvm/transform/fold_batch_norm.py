@@ -28,6 +28,7 @@ from tvm.relax.transform import function_pass
 from ..errors import NonFiniteError
 from ..frontend.names import bindings, layer_name, operator_name
 from .constants import array_of, is_tensor_constant, shape_of
+from .uses import count_parts, count_uses
 
 _Float64 = npt.NDArray[np.float64]
 
@@ -67,7 +68,7 @@ def fold_batch_norm(
 def _find(function: relax.Function) -> dict[relax.Var, _Fold]:
     """Map the variable of each batch normalisation to what is to be done with it."""
     values = {binding.var: binding.value for binding in bindings(function)}
-    uses = _uses(function)
+    uses, parts = count_uses(function), count_parts(function)
     statistics = {
         value.tuple_value
         for value in values.values()
@@ -77,12 +78,13 @@ def _find(function: relax.Function) -> dict[relax.Var, _Fold]:
     for var, value in values.items():
         if operator_name(value) != "relax.nn.batch_norm" or value.attrs.training:
             continue
-        reads = sum(
-            isinstance(other, relax.TupleGetItem) and other.tuple_value.same_as(var)
-            for other in values.values()
-        )
         constants = all(is_tensor_constant(argument) for argument in value.args[1:])
-        if constants and var not in statistics and reads == uses[var] and value.attrs.axis == 1:
+        if (
+            constants
+            and var not in statistics
+            and parts[var] == uses[var]
+            and value.attrs.axis == 1
+        ):
             folds[var] = _plan(var, value, values, uses)
     return folds
 
@@ -152,23 +154,6 @@ def _check_finite(layer: str, fold: _Fold) -> None:
                 f"{bad[0]} ({bad.size} channels in all); its running variance is negative or "
                 "its weights are out of range"
             )
-
-
-def _uses(function: relax.Function) -> Counter[relax.Var]:
-    """Count how often each variable is used."""
-    uses: Counter[relax.Var] = Counter()
-    for binding in bindings(function):
-        uses.update(_variables(binding.value))
-    uses.update(_variables(function.body.body))
-    return uses
-
-
-def _variables(expr: relax.Expr) -> list[relax.Var]:
-    found: list[relax.Var] = []
-    relax.analysis.post_order_visit(
-        expr, lambda e: found.append(e) if isinstance(e, relax.Var) else None
-    )
-    return found
 
 
 @mutator

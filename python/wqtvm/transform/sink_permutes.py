@@ -27,6 +27,7 @@ from ..frontend.names import operator_name
 from .axis_groups import reshape_view
 from .channels_last_operators import CHANNELS_LAST
 from .constants import array_of, is_scalar, is_tensor_constant, shape_of
+from .uses import count_parts, count_uses
 
 NCHW_OF_NHWC = (0, 3, 1, 2)
 
@@ -74,15 +75,20 @@ def sink_permutes(
     function: relax.Function, module: ir.IRModule, context: ir.transform.PassContext
 ) -> relax.Function:
     """Move permutations behind the operators that do not care, so that they cancel."""
-    return _Sink(module).visit_expr(function)
+    uses, parts = count_uses(function), count_parts(function)
+    tuples = {var for var in parts if parts[var] == uses[var]}
+    return _Sink(module, tuples).visit_expr(function)
 
 
 @mutator
 class _Sink(PyExprMutator):
-    def __init__(self, module: ir.IRModule) -> None:
+    def __init__(self, module: ir.IRModule, tuples: set[relax.Var]) -> None:
+        """`tuples` are the variables that nothing uses but for their elements."""
         super().__init__(module)
+        self.tuples = tuples
         self.views: dict[relax.Var, _View] = {}
-        self.emitted: dict[relax.Var, relax.Var] = {}
+        self.splits: dict[relax.Var, relax.Var] = {}
+        self.emitted: dict[relax.Var, relax.Expr] = {}
 
     def visit_dataflow_var_(self, var: relax.DataflowVar) -> relax.Expr:
         if var not in self.views:
@@ -92,25 +98,27 @@ class _Sink(PyExprMutator):
             self.emitted[var] = self._permuted(view.base, view.order)
         return self.emitted[var]
 
-    def _permuted(self, data: relax.Expr, order: Sequence[int]) -> relax.Expr:
-        """Emit a permutation; a reshape, which costs nothing, if only axes of extent 1 move."""
-        if tuple(order) == tuple(range(len(order))):
-            return data
-        shape = shape_of(data)
-        kept = [axis for axis in order if shape[axis] != 1]
-        if kept == sorted(kept):
-            return self.builder_.emit(relax.op.reshape(data, [shape[axis] for axis in order]))
-        return self.builder_.emit(relax.op.permute_dims(data, list(order)))
-
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
-        rewrite = self._rewriter(operator_name(binding.value))
-        view = rewrite(binding) if rewrite and isinstance(binding.var, relax.DataflowVar) else None
+        if operator_name(binding.value) == "relax.split" and self._split(binding):
+            return
+        rewrite = self._rewriter(binding.value)
+        view = rewrite(binding) if rewrite else None
         if view is None:
             super().visit_var_binding_(binding)
-        else:
+        elif isinstance(binding.var, relax.DataflowVar):
             self.views[binding.var] = view
+        else:
+            output = _permutation(view.base, view.order)
+            super().visit_var_binding_(relax.VarBinding(binding.var, output))
 
-    def _rewriter(self, operator: str | None) -> Callable[[relax.VarBinding], _View | None] | None:
+    def _permuted(self, data: relax.Expr, order: Sequence[int]) -> relax.Expr:
+        permutation = _permutation(data, order)
+        return data if permutation is data else self.builder_.emit(permutation)
+
+    def _rewriter(self, value: relax.Expr) -> Callable[[relax.VarBinding], _View | None] | None:
+        operator = operator_name(value)
+        if isinstance(value, relax.TupleGetItem):
+            return self._part
         if operator == "relax.permute_dims":
             return self._permute
         if operator in _ELEMENTWISE:
@@ -189,6 +197,25 @@ class _Sink(PyExprMutator):
         rewrite = CHANNELS_LAST[call.op.name]
         return self._emit(binding.var, rewrite(call, view.base, *rest), view.order)
 
+    def _split(self, binding: relax.VarBinding) -> bool:
+        """Split the base instead; whether that was done."""
+        call = binding.value
+        view = self._channels_last_view(call.args[0])
+        if view is None or binding.var not in self.tuples:
+            return False
+        sections = call.attrs.indices_or_sections
+        sections = [int(at) for at in sections] if isinstance(sections, Sequence) else int(sections)
+        axis = NCHW_OF_NHWC[int(call.attrs.axis) % 4]
+        self.splits[binding.var] = self.builder_.emit(relax.op.split(view.base, sections, axis))
+        return True
+
+    def _part(self, binding: relax.VarBinding) -> _View | None:
+        whole = self.splits.get(binding.value.tuple_value)
+        if whole is None:
+            return None
+        part = relax.TupleGetItem(whole, binding.value.index)
+        return self._emit(binding.var, part, NCHW_OF_NHWC)
+
     def _concat(self, binding: relax.VarBinding) -> _View | None:
         parts, axis = binding.value.args[0], binding.value.attrs.axis
         if axis is None or not isinstance(parts, relax.Tuple):
@@ -234,6 +261,17 @@ class _Sink(PyExprMutator):
         base = relax.DataflowVar(var.name, call.ty)
         self.builder_.emit_normalized(relax.VarBinding(base, call))
         return _View(base, tuple(order))
+
+
+def _permutation(data: relax.Expr, order: Sequence[int]) -> relax.Expr:
+    """Return a permutation; a reshape, which costs nothing, if only axes of extent 1 move."""
+    if tuple(order) == tuple(range(len(order))):
+        return data
+    shape = shape_of(data)
+    kept = [axis for axis in order if shape[axis] != 1]
+    if kept == sorted(kept):
+        return relax.op.reshape(data, [shape[axis] for axis in order])
+    return relax.op.permute_dims(data, list(order))
 
 
 def _with_arguments(call: relax.Call, arguments: Sequence[relax.Expr]) -> relax.Call:

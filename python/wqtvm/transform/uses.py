@@ -1,0 +1,31 @@
+"""Who uses which variable."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tvm import relax
+
+from ..frontend.names import bindings
+
+
+def count_uses(function: relax.Function) -> Counter[relax.Var]:
+    """Count the bindings that use each variable; the function's result is one more use."""
+    uses: Counter[relax.Var] = Counter()
+    for expr in [*(binding.value for binding in bindings(function)), function.body.body]:
+        found: list[relax.Var] = []
+        relax.analysis.post_order_visit(
+            expr,
+            lambda part, found=found: found.append(part) if isinstance(part, relax.Var) else None,
+        )
+        uses.update(found)
+    return uses
+
+
+def count_parts(function: relax.Function) -> Counter[relax.Var]:
+    """Count the bindings that take one element of each tuple."""
+    return Counter(
+        binding.value.tuple_value
+        for binding in bindings(function)
+        if isinstance(binding.value, relax.TupleGetItem)
+    )
