@@ -29,7 +29,7 @@ def weights(seed: int) -> dict[str, np.ndarray]:
 def plan() -> Plan:
     layer = LayerPlan(
         "conv", INPUT, WEIGHT, (1, 1), (1, 1), (1, 1), 1,
-        "float", None, None, None, None, None, None, Reason.EXCLUDED, "matches 'conv'",
+        "float", None, None, None, None, None, None, None, Reason.EXCLUDED, "matches 'conv'",
     )  # fmt: skip
     return Plan((layer,))
 
