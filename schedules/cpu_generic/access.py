@@ -27,11 +27,13 @@ class Access:
     buffer, indices : what is accessed, in the block's variables.
     strides : elements between neighbours along each block variable, in the order of the block's
         variables; None if the index is no linear function of them (then no stride is known).
+    origin : the element accessed where all variables are 0.
     """
 
     buffer: Any
     indices: tuple[Any, ...]
     strides: tuple[int, ...] | None
+    origin: int
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,8 @@ def block_info(block: SBlock) -> BlockInfo:
         raise NotAnalysableError("it stores nothing")
 
     def access(buffer: Any, node: Any) -> Access:
-        strides = _strides(buffer, node.indices, variables, extents)
-        return Access(buffer, tuple(node.indices), strides)
+        strides, origin = _strides(buffer, node.indices, variables, extents)
+        return Access(buffer, tuple(node.indices), strides, origin)
 
     written = {store.buffer for store in stores}
     return BlockInfo(
@@ -203,7 +205,7 @@ def _collect(body: Any, loads: list[Any], stores: list[Any]) -> None:
 
 def _strides(
     buffer: Any, indices: Sequence[Any], variables: Sequence[Any], extents: Sequence[int]
-) -> tuple[int, ...] | None:
+) -> tuple[tuple[int, ...] | None, int]:
     shape = buffer_shape(buffer)
     steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
@@ -222,10 +224,10 @@ def _strides(
         for point in _probes(extents):
             linear = origin + sum(s * p for s, p in zip(strides, point, strict=True))
             if offset(point) != linear:
-                return None
+                return None, 0
     except NotAnalysableError:
-        return None
-    return tuple(int(stride) for stride in strides)
+        return None, 0
+    return tuple(int(stride) for stride in strides), int(origin)
 
 
 def _unit(rank: int, axis: int) -> list[int]:

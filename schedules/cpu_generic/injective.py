@@ -7,13 +7,16 @@ transposition are 16 x 16 values, 2 KB on both sides together, and stay in L1.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from tvm import s_tir
+import tvm_ffi
+from tvm import ir, s_tir, tirx
 
 from .access import BlockInfo, NotAnalysableError, block_info
 from .inline import is_padding
 from .machine import Machine
+from .rewrite import nest_of, replace_nest, substitute
 
 # Edge of the tiles in which a strided read is turned into a contiguous write.
 _TRANSPOSE_TILE = 16
@@ -34,11 +37,11 @@ def schedule_injective(sch: s_tir.Schedule, block: Any, machine: Machine) -> Non
     info = block_info(sch.get(block))
     if info.is_reduction or any(write.strides is None for write in info.writes):
         raise NotAnalysableError(f"stage {info.name} is not injective")
-    loops = fuse_contiguous(sch, sch.get_loops(block), info)
+    loops = list(sch.get_loops(block))
     inner = loops[-1]
     outer = loops[:-1]
     transposed = _transposed_axis(info)
-    if transposed is not None and len(loops) == len(info.extents):
+    if transposed is not None:
         _schedule_transposition(sch, loops, transposed, machine, info)
         return
     if not outer:
@@ -64,26 +67,101 @@ def vectorize_inner(
     # Otherwise LLVM vectorises the loop and its tail.
 
 
-def fuse_contiguous(sch: s_tir.Schedule, loops: list[Any], info: BlockInfo) -> list[Any]:
-    """Fuse neighbouring loops along which every access runs as along one axis."""
-    accesses = [*info.reads, *info.writes]
-    if any(access.strides is None for access in accesses):
-        return list(loops)
-    groups: list[list[int]] = [[0]]
-    for axis in range(1, len(info.extents)):
-        joined = all(
-            access.strides[axis - 1] == access.strides[axis] * info.extents[axis]
-            for access in accesses
-            if access.strides is not None and info.extents[axis - 1] > 1
+def flatten_stage(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
+    """Return the function with axes of an injective stage joined that run through memory as one.
+
+    An access gets its offset as the last index, with zeros before. Loops that are fused by the
+    schedule instead leave quotients and remainders in the indices, which the simplifier does not
+    always cancel, and then a vector is gathered lane by lane. Buffers inside of the function keep
+    their indices, since their shape may still be shrunk to what is accessed.
+    """
+    sch = s_tir.Schedule(function)
+    info = block_info(sch.get(sch.get_sblock(name)))
+    inside = function.body.block.alloc_buffers
+    groups = _joined_axes(info, inside)
+    if len(groups) == len(info.extents):
+        return function
+    variables = [tirx.Var(f"v{i}", info.variables[0].ty.dtype) for i in range(len(groups))]
+    extents = [math.prod(info.extents[axis] for axis in group) for group in groups]
+    values = {
+        info.variables[axis]: variable if len(group) == 1 else tirx.const(0, variable.ty.dtype)
+        for group, variable in zip(groups, variables, strict=True)
+        for axis in group
+    }
+
+    def indices(buffer: Any, old: Sequence[Any]) -> list[Any]:
+        if any(buffer.same_as(b) for b in inside):
+            return [substitute(index, values) for index in old]
+        access = next(
+            a
+            for a in (*info.reads, *info.writes)
+            if a.buffer.same_as(buffer) and tvm_ffi.structural_equal(a.indices, tuple(old))
         )
-        if joined:
+        assert access.strides is not None
+        offset = tirx.const(access.origin, variables[0].ty.dtype)
+        for group, variable in zip(groups, variables, strict=True):
+            offset = offset + variable * access.strides[group[-1]]
+        return [*(tirx.const(0, offset.ty.dtype) for _ in old[1:]), offset]
+
+    def on_load(load: Any) -> Any:
+        return tirx.BufferLoad(load.source, indices(load.source, load.indices))
+
+    def on_store(store: Any) -> Any:
+        return tirx.BufferStore(store.buffer, store.value, indices(store.buffer, store.indices))
+
+    body = tvm_ffi.structural_map(
+        info.node.body, [(ir.TensorLoad, on_load), (tirx.BufferStore, on_store)]
+    )
+    body = substitute(body, values)
+    return replace_nest(function, name, nest_of(name, variables, extents, body))
+
+
+def _joined_axes(info: BlockInfo, inside: Sequence[Any]) -> list[list[int]]:
+    """Return the axes in groups along which every access runs as along one axis."""
+    accesses = [*info.reads, *info.writes]
+    count = len(info.extents)
+    named = _axes_in_values(info)
+    if any(access.strides is None for access in accesses):
+        return [[axis] for axis in range(count)]
+
+    def joined(axis: int) -> bool:
+        if axis in named or axis - 1 in named:
+            return False
+        for access in accesses:
+            assert access.strides is not None
+            outer, inner = access.strides[axis - 1], access.strides[axis]
+            kept = any(access.buffer.same_as(b) for b in inside)
+            if kept and (outer or inner):
+                return False
+            if info.extents[axis - 1] > 1 and outer != inner * info.extents[axis]:
+                return False
+        return True
+
+    groups = [[0]] if count else []
+    for axis in range(1, count):
+        if joined(axis):
             groups[-1].append(axis)
         else:
             groups.append([axis])
-    return [
-        sch.fuse(*(loops[axis] for axis in group)) if len(group) > 1 else loops[group[0]]
-        for group in groups
-    ]
+    return groups
+
+
+def _axes_in_values(info: BlockInfo) -> set[int]:
+    """Return the axes that the value depends on other than through indices: in conditions, say."""
+    found: set[int] = set()
+
+    def on_variable(variable: Any) -> None:
+        found.update(i for i, v in enumerate(info.variables) if v.same_as(variable))
+
+    def on_load(_: Any) -> tvm_ffi.WalkResult:
+        return tvm_ffi.WalkResult.SKIP
+
+    def on_store(store: Any) -> None:
+        callbacks = [(ir.TensorLoad, on_load), (tirx.Var, on_variable)]
+        tvm_ffi.structural_walk(store.value, callbacks, order="pre")
+
+    tvm_ffi.structural_walk(info.node.body, (tirx.BufferStore, on_store))
+    return found
 
 
 def extent_of(sch: s_tir.Schedule, loop: Any) -> int:

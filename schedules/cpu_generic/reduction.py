@@ -55,7 +55,7 @@ def _results_inside(
     sch: s_tir.Schedule, block: Any, info: BlockInfo, machine: Machine
 ) -> set[str]:
     inner = inner_results(info)
-    epilogue = _epilogue(sch, block, info)
+    epilogue = find_epilogue(sch, block, info)
     target = block if epilogue is None else epilogue
     loops = axis_loops(sch, target)
     if epilogue is None:
@@ -94,7 +94,7 @@ def _results_inside(
 def _sums_inside(
     sch: s_tir.Schedule, block: Any, info: BlockInfo, machine: Machine
 ) -> set[str]:
-    epilogue = _epilogue(sch, block, info)
+    epilogue = find_epilogue(sch, block, info)
     names = {info.name}
     target = block
     if epilogue is not None:
@@ -205,7 +205,7 @@ def _extents(sch: s_tir.Schedule, loops: list[Any]) -> int:
     return math.prod(extent_of(sch, loop) for loop in loops)
 
 
-def _epilogue(sch: s_tir.Schedule, block: Any, info: BlockInfo) -> Any | None:
+def find_epilogue(sch: s_tir.Schedule, block: Any, info: BlockInfo) -> Any | None:
     """Return the one elementwise stage that reads the result at its own place, if there is one."""
     consumers = sch.get_consumers(block)
     if len(consumers) != 1:

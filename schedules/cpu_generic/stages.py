@@ -12,10 +12,10 @@ import tvm.target
 from tvm import s_tir, tirx
 
 from .access import block_info
-from .inline import top_blocks
-from .injective import schedule_injective
+from .inline import is_padding, top_blocks
+from .injective import flatten_stage, schedule_injective
 from .machine import Machine, machine_of
-from .reduction import schedule_reduction
+from .reduction import find_epilogue, schedule_reduction
 from .split import split_reductions
 
 
@@ -24,7 +24,11 @@ def apply(
 ) -> tirx.PrimFunc | None:
     """Schedule any function all of whose stages can be understood."""
     machine = machine_of(target)
-    sch = s_tir.Schedule(split_reductions(function, machine))
+    function = split_reductions(function, machine)
+    sch = s_tir.Schedule(function)
+    for name in _injective_alone(sch):
+        function = flatten_stage(function, name)
+    sch = s_tir.Schedule(function)
     schedule_stages(sch, machine, stage_names(sch))
     return sch.mod["main"]
 
@@ -52,3 +56,18 @@ def schedule_stages(sch: s_tir.Schedule, machine: Machine, names: Sequence[str])
 def stage_names(sch: s_tir.Schedule) -> list[str]:
     """Return the names of the stages of a function in which nothing is scheduled yet."""
     return [str(sch.get(block).name_hint) for block in top_blocks(sch)]
+
+
+def _injective_alone(sch: s_tir.Schedule) -> list[str]:
+    """Return the injective stages that no reduction takes along."""
+    taken = set()
+    alone = []
+    for block in top_blocks(sch):
+        info = block_info(sch.get(block))
+        if info.is_reduction:
+            epilogue = find_epilogue(sch, block, info)
+            if epilogue is not None:
+                taken.add(str(sch.get(epilogue).name_hint))
+        elif not is_padding(info) or not sch.get_consumers(block):
+            alone.append(info.name)
+    return [name for name in alone if name not in taken]
