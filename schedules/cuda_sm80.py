@@ -18,7 +18,7 @@ from .winograd_cpu import inline_epilogue
 
 _THREADS = 256
 _FMA = ir.Op.get("tirx.fma")
-# Read by several stages, or reductions: computed once. Everything else is computed where it is read.
+# Read by several stages, or reductions: computed once. All else is computed where it is read.
 _KEPT = frozenset(
     {
         "input_rows", "input_taps", "V_amax", "V", "M", "output_rows", "output",

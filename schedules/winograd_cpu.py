@@ -26,7 +26,7 @@ from tvm.tirx import IterVar
 from .amax import amax_intrinsic
 
 if TYPE_CHECKING:
-    from ..topi.winograd import WinogradWorkload
+    from ..topi.workload import WinogradWorkload
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class CpuBlocking:
 
         They fit ``l2_bytes``, fill the accumulators, and leave no thread idle in the last round.
         """
-        taps = work.scheme.algorithm.n ** 2
+        taps = work.scheme.algorithm.n**2
         activation = np.dtype(work.dot.activation_dtype).itemsize
         panel = self.panel(work.scheme.precision, work.packed_channels, work.out_group_size)
         bytes_a_tile = taps * (work.groups * work.group_size * activation + 4 * panel)
@@ -109,7 +109,8 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     sch = s_tir.Schedule(function)
     output = sch.get_sblock("output")
     annotations = sch.get(output).annotations
-    block = tuple(int(edge) for edge in annotations["wq.block"])
+    tile_rows, tile_columns = (int(edge) for edge in annotations["wq.block"])
+    block = (tile_rows, tile_columns)
     precision = str(annotations["wq.precision"])
     inline_epilogue(sch, output)
     for name in _INLINED[precision]:

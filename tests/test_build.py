@@ -81,7 +81,8 @@ def test_a_small_network_is_near_float(target: str, algorithm: str) -> None:
     assert model.training
     result = compiled(x)
     assert isinstance(result, torch.Tensor)
-    # Float differs by the order of sums only; F(4,3) has 28.8 dB a Gaussian layer, pooling averages.
+    # Float differs by the order of sums only; F(4,3) has 28.8 dB a Gaussian layer, and pooling
+    # averages.
     least = {"winograd": 28, "direct": 35, "float": 110}[algorithm]
     assert sqnr_db(expected, result.numpy()) > least
     np.testing.assert_array_equal(compiled(x.numpy()), result.numpy())
@@ -118,7 +119,7 @@ class Slice(nn.Module):
 def test_bad_input_is_refused_by_name() -> None:
     convolution = nn.Conv2d(3, 4, 3)
     x = torch.zeros(1, 3, 8, 8)
-    with pytest.raises(UnknownTargetError, match="target is 'wq/x86-vnnni'.*Did you mean"):
+    with pytest.raises(UnknownTargetError, match=r"target is 'wq/x86-vnnni'.*Did you mean"):
         wqtvm.compile(convolution, (x,), target="wq/x86-vnnni")
     with pytest.raises(ConfigError, match="tile is 7; give one of 2, 3, 4, 5, 6"):
         wqtvm.WinogradConfig(tile=7)

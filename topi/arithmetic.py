@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import tvm_ffi
 from tvm import ir, te, tirx
 from tvm.ir.expr import TensorLoad
@@ -46,7 +48,7 @@ class _FloatOps:
 _FLOAT_OPS = _FloatOps()
 
 
-def float32(value: float) -> Any:
+def float32(value: float | np.floating[Any]) -> Any:
     """A float32 constant."""
     return tirx.const(float(value), "float32")
 
@@ -65,19 +67,18 @@ def pick(choices: Sequence[Any], index: Any) -> Any:
 
 
 def transform(
-    name: str, source: te.Tensor, matrix: Sequence[Sequence[float]], axis: int, order: Any = None
+    name: str,
+    source: te.Tensor,
+    matrix: Sequence[Sequence[float]],
+    axis: int,
+    order: Sequence[int] | None = None,
 ) -> te.Tensor:
     """Multiply a float matrix to one axis of a float32 tensor, each row as ``evaluate_row`` does.
 
     ``order`` permutes the result's axes: result[index] = product[index[i] for i in order].
     """
-    return _matrix_pass(
-        name,
-        source,
-        axis,
-        order,
-        [lambda inputs, row=row: evaluate_row(row, inputs, _FLOAT_OPS) for row in matrix],
-    )
+    rows = [partial(evaluate_row, row, ops=_FLOAT_OPS) for row in matrix]
+    return _matrix_pass(name, source, axis, order, rows)
 
 
 def integer_transform(
@@ -96,13 +97,7 @@ def integer_transform(
             total = total + term
         return total
 
-    return _matrix_pass(
-        name,
-        source,
-        axis,
-        None,
-        [lambda inputs, row=row: row_sum(row, inputs) for row in matrix],
-    )
+    return _matrix_pass(name, source, axis, None, [partial(row_sum, row) for row in matrix])
 
 
 def _matrix_pass(

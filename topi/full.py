@@ -37,7 +37,8 @@ def input_transform(work: WinogradWorkload, tile: te.Tensor) -> te.Tensor:
 
 def output_transform(work: WinogradWorkload, m: te.Tensor) -> te.Tensor:
     """A^T M A: (e, v, z, y, x, k) float32 to (z, y, x, a, b, k), through two int8 tensors."""
-    integers, step = work.scheme.output_integers
+    integers, float_step = work.scheme.output_integers
+    step = float32(float_step)
     matrix = [[int(value) for value in row] for row in integers]
     axis = work.scheme.steps == "axis"
     edge, n, size = work.scheme.algorithm.m, work.scheme.algorithm.n, work.out_group_size
@@ -50,11 +51,11 @@ def output_transform(work: WinogradWorkload, m: te.Tensor) -> te.Tensor:
     # The first pass sums over e: a column v may have a step of its own.
     columns = _quantize("M", values, kept=(0, 1, 2, 3, 5) if axis else (0, 1, 2, 3))
     sums = integer_transform("M_sums", columns.tensor, matrix, axis=4)
-    first = _scaled("output_rows", sums, lambda at: columns.step(at) * float32(step))
+    first = _scaled("output_rows", sums, lambda at: columns.step(at) * step)
     # The second pass sums over v: a row a may.
     rows = _quantize("A", first, kept=(0, 1, 2, 3, 4) if axis else (0, 1, 2, 3))
     sums = integer_transform("A_sums", rows.tensor, matrix, axis=5)
-    values = _scaled("Y_grouped", sums, lambda at: rows.step(at) * float32(step))
+    values = _scaled("Y_grouped", sums, lambda at: rows.step(at) * step)
     return te.compute(
         (*work.tile_shape, edge, edge, work.packed_channels),
         lambda z, y, x, a, b, k: values[z, y, x, k // size, a, b, k % size],
@@ -83,7 +84,8 @@ def _quantize(name: str, source: te.Tensor, kept: tuple[int, ...]) -> _Quantized
 
     def largest(*index: Any) -> Any:
         at = dict(zip((*kept, *shared), (*index, *reduced), strict=True))
-        return te.max(absolute_bits(source(*(at[axis] for axis in range(len(shape))))), axis=reduced)
+        value = source(*(at[axis] for axis in range(len(shape))))
+        return te.max(absolute_bits(value), axis=reduced)
 
     amax = te.compute([shape[axis] for axis in kept], largest, name=f"{name}_amax")
     steps = steps_of(name, amax)

@@ -17,6 +17,6 @@ def input_transform(work: WinogradWorkload, tile: te.Tensor) -> te.Tensor:
 
 def output_transform(work: WinogradWorkload, m: te.Tensor) -> te.Tensor:
     """A^T M A in float32: (e, v, z, y, x, k) to (z, y, x, a, b, k)."""
-    matrix = work.scheme.output_matrix
+    matrix = work.scheme.output_matrix.tolist()
     first = transform("output_rows", m, matrix, axis=0, order=(3, 4, 0, 1, 2, 5))
     return transform("Y", first, matrix, axis=4)

@@ -1,7 +1,7 @@
 """The quantized Winograd convolution: what is computed, stage by stage, without a word of any ISA.
 
-Axes: (z, y, x) an image and its tile's row and column, padded to whole blocks of tiles, g a group of
-input channels, s a channel within its group, k an output channel, h a group of output channels,
+Axes: (z, y, x) an image and its tile's row and column, padded to whole blocks of tiles, g a group
+of input channels, s a channel within its group, k an output channel, h a group of output channels,
 (e, v) a tap, (i, j) a place in the input tile, (a, b) a place in the output tile. The arithmetic is
 that of ``wqtvm.quantization.reference`` to the bit.
 
@@ -58,7 +58,7 @@ def winograd_conv2d(work: WinogradWorkload) -> tirx.PrimFunc:
 
 
 def _input_tile(work: WinogradWorkload, image: te.Tensor) -> te.Tensor:
-    """Cut the image into overlapping tiles, with zeros outside it: (z, y, x, g, i, j, s) float32."""
+    """Cut the image into overlapping tiles, zeros outside it: (z, y, x, g, i, j, s) float32."""
     algorithm, size = work.scheme.algorithm, work.group_size
 
     def value(z: Any, y: Any, x: Any, g: Any, i: Any, j: Any, s: Any) -> Any:
@@ -69,9 +69,7 @@ def _input_tile(work: WinogradWorkload, image: te.Tensor) -> te.Tensor:
             # In units of a common divisor, so that whole vectors lie inside or outside.
             unit = math.gcd(work.in_channels, size)
             inside.append((g * size + s) // unit < work.in_channels // unit)
-        return tirx.if_then_else(
-            tirx.all(*inside), image[z, row, column, g * size + s], float32(0)
-        )
+        return tirx.if_then_else(tirx.all(*inside), image[z, row, column, g * size + s], float32(0))
 
     shape = (*work.tile_shape, work.groups, algorithm.t, algorithm.t, size)
     return te.compute(shape, value, name="tile")
@@ -103,7 +101,7 @@ def _hadamard_product(
     u_step: te.Tensor,
     correction: te.Tensor | None = None,
 ) -> te.Tensor:
-    """M (e, v, z, y, x, k) float32: a group's int32 products, scaled and added, groups ascending."""
+    """M (e, v, z, y, x, k) float32: a group's int32 products, scaled, added by ascending group."""
     n, dot, channels = work.scheme.algorithm.n, work.dot, work.packed_channels
     s = te.reduce_axis((0, work.group_size), "s")
     g = te.reduce_axis((0, work.groups), "g")
@@ -113,9 +111,7 @@ def _hadamard_product(
         activation = activations[e, v, z, y, x, g, s]
         return te.sum(activation.astype("int32") * weight.astype("int32"), axis=s)
 
-    products = te.compute(
-        (n, n, *work.tile_shape, work.groups, channels), product, name="products"
-    )
+    products = te.compute((n, n, *work.tile_shape, work.groups, channels), product, name="products")
 
     def scaled(e: Any, v: Any, z: Any, y: Any, x: Any, k: Any) -> Any:
         count = products[e, v, z, y, x, g, k]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from ..quantization import QuantizedWeights, Scheme
@@ -40,18 +41,22 @@ class WinogradWorkload:
 
     @property
     def out_height(self) -> int:
+        """Rows of the output image."""
         return self.height + 2 * self.padding - self.scheme.algorithm.r + 1
 
     @property
     def out_width(self) -> int:
+        """Columns of the output image."""
         return self.width + 2 * self.padding - self.scheme.algorithm.r + 1
 
     @property
     def tile_rows(self) -> int:
+        """Rows of tiles that cover the output image."""
         return math.ceil(self.out_height / self.scheme.algorithm.m)
 
     @property
     def tile_columns(self) -> int:
+        """Columns of tiles that cover the output image."""
         return math.ceil(self.out_width / self.scheme.algorithm.m)
 
     @property
@@ -71,6 +76,7 @@ class WinogradWorkload:
 
     @property
     def groups(self) -> int:
+        """Groups of input channels; the last may be padded with zeros."""
         return self.scheme.groups(self.in_channels)
 
     @property
@@ -80,6 +86,7 @@ class WinogradWorkload:
 
     @property
     def out_groups(self) -> int:
+        """Groups of output channels."""
         return self.scheme.groups(self.out_channels)
 
     @property
@@ -101,7 +108,7 @@ class WinogradWorkload:
         return (n, n, self.groups, self.packed_channels)
 
 
-def pack_weights(weights: QuantizedWeights, work: WinogradWorkload) -> dict[str, np.ndarray[Any, Any]]:
+def pack_weights(weights: QuantizedWeights, work: WinogradWorkload) -> dict[str, NDArray[Any]]:
     """Lay quantized weights out as the operator reads them, in the order of its parameters.
 
     Returns

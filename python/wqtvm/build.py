@@ -29,6 +29,8 @@ Progress = Callable[[str, int, int], None]
 
 STAGES = ("import", "plan", "quantize", "build")
 
+_DEFAULT = WinogradConfig()
+
 
 @dataclass(frozen=True)
 class BuiltModule:
@@ -49,7 +51,7 @@ def compile(
     example_inputs: Sequence[torch.Tensor] | torch.Tensor | None = None,
     *,
     target: str | TargetRecord | tvm.target.Target = "wq",
-    config: WinogradConfig = WinogradConfig(),
+    config: WinogradConfig = _DEFAULT,
     progress: Progress | None = None,
 ) -> CompiledModel:
     """Compile a PyTorch model.

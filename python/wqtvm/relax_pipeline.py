@@ -1,6 +1,6 @@
 """The Relax pipeline "wq", for those who already use TVM.
 
-    relax.build(module, target=tvm.target.Target("wq"), relax_pipeline="wq")
+``relax.build(module, target=tvm.target.Target("wq"), relax_pipeline="wq")``
 """
 
 from __future__ import annotations

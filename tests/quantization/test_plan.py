@@ -40,8 +40,8 @@ DIRECT = replace(
 )  # fmt: skip
 FLOAT = replace(
     WINOGRAD, name="down", stride=(2, 2), algorithm="float", tile=None, points=None,
-    precision=None, group_size=None, scales=None, steps=None, weight_steps=None, reason=Reason.STRIDE,
-    detail="stride is 2 x 2",
+    precision=None, group_size=None, scales=None, steps=None, weight_steps=None,
+    reason=Reason.STRIDE, detail="stride is 2 x 2",
 )  # fmt: skip
 PLAN = Plan((WINOGRAD, DIRECT, FLOAT))
 

@@ -9,7 +9,7 @@ from torch import nn
 from wqtvm.config import WinogradConfig
 from wqtvm.errors import ConfigError
 from wqtvm.frontend import from_torch
-from wqtvm.quantization.plan import Plan, Reason
+from wqtvm.quantization.plan import LayerPlan, Plan, Reason
 from wqtvm.transform.pipeline import prepare
 from wqtvm.transform.plan_convolutions import plan_convolutions
 
@@ -19,7 +19,10 @@ def plan(model: nn.Module, config: WinogradConfig, shape: tuple[int, ...]) -> Pl
     return plan_convolutions(prepare(imported.module), config)
 
 
-def only_layer(convolution: nn.Module, config: WinogradConfig = WinogradConfig()):
+DEFAULT = WinogradConfig()
+
+
+def only_layer(convolution: nn.Module, config: WinogradConfig = DEFAULT) -> LayerPlan:
     (layer,) = plan(nn.Sequential(convolution), config, (1, 8, 12, 12)).layers
     return layer
 

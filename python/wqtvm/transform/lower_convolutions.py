@@ -72,7 +72,7 @@ def lower_convolutions(
 
 
 @mutator
-class _Lowering(PyExprMutator):  # type: ignore[misc]
+class _Lowering(PyExprMutator):
     def __init__(
         self,
         module: ir.IRModule,

@@ -18,7 +18,6 @@ from .fold_batch_norm import fold_batch_norm
 from .fold_layout_constants import fold_layout_constants
 from .lower_convolutions import Progress, lower_convolutions
 from .plan_convolutions import plan_convolutions
-
 from .schedule_operators import schedule_operators
 from .schedule_remainder import schedule_remainder
 

@@ -22,8 +22,8 @@ def schedule_remainder(module: ir.IRModule, record: TargetRecord) -> ir.IRModule
 
 
 def _schedule_gpu(module: ir.IRModule) -> ir.IRModule:
-    # Neither DLight's matrix product nor its GEMV: they import all of TVM's tensor intrinsics, which
-    # takes minutes.
+    # Neither DLight's matrix product nor its GEMV: they import all of TVM's tensor intrinsics,
+    # which takes minutes.
     rules = (dlight.gpu.Reduction(), dlight.gpu.GeneralReduction(), dlight.gpu.Fallback())
     return dlight.ApplyDefaultSchedule(*rules)(module)
 
