@@ -24,7 +24,9 @@ from .schedule_remainder import schedule_remainder
 
 def prepare(module: ir.IRModule) -> ir.IRModule:
     """Bring an imported network to the form that plans are made from: NHWC, without BatchNorm."""
-    passes = [fold_layout_constants, fold_batch_norm, relax.transform.FoldConstant(), channels_last]
+    # Weights that are computed from constants (weight normalisation) are constants before BatchNorm
+    # looks for them.
+    passes = [fold_layout_constants, relax.transform.FoldConstant(), fold_batch_norm, channels_last]
     return transform.Sequential(passes)(module)
 
 
