@@ -12,7 +12,8 @@ from typing import Any
 import tvm
 
 _LABEL = re.compile(r"^(?P<name>[\w.$]+):")
-_INSTRUCTION = re.compile(r"^\t(?P<mnemonic>[a-z][\w.]*)(?:\s+(?P<operands>[^#;]*))?")
+# Comments are "# ..." on x86 and "// ..." on Arm, where "#1" is a number.
+_INSTRUCTION = re.compile(r"^\t(?P<mnemonic>[a-z][\w.]*)\s*(?P<operands>.*?)\s*(?:(?:#|//)\s.*)?$")
 # LLVM's marks for debug information: no code jumps to them.
 _MARK = re.compile(r"\.L(tmp|func_begin|func_end|loc|debug)")
 _JUMP = re.compile(r"j\w+|b(\.\w+)?|cbn?z|tbn?z")
@@ -102,8 +103,7 @@ def parse(text: str) -> Assembly:
             if not _MARK.match(label["name"]):
                 labels[label["name"]] = len(instructions)
         elif found := _INSTRUCTION.match(line):
-            operands = (found["operands"] or "").strip()
-            instructions.append(Instruction(found["mnemonic"], operands))
+            instructions.append(Instruction(found["mnemonic"], found["operands"]))
     return Assembly(Code(tuple(instructions)), labels)
 
 

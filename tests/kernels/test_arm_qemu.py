@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tvm
-import tvm_ffi.libinfo
+from kernel_driver import Driver
 from kernel_layers import Layer, make_layer
 from numpy.typing import NDArray
 
 COMPILER = "aarch64-linux-gnu-gcc"
 EMULATOR = "qemu-aarch64"
-DRIVER = Path(__file__).with_name("run_kernel.c")
+ARM = Driver(COMPILER, link=["-static"], emulator=[EMULATOR])
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which(tool), reason=f"{tool} is not installed ({package})")
@@ -23,44 +22,9 @@ pytestmark = [
 ]
 
 
-def run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program around a kernel, to be linked with it."""
-    target = tmp_path_factory.mktemp("driver") / "run_kernel.o"
-    include = tvm_ffi.libinfo.find_include_path()
-    run([COMPILER, "-std=c11", "-O1", "-Wall", "-Werror", "-I", include, "-c", str(DRIVER),
-         "-o", str(target)])  # fmt: skip
-    return target
-
-
-def write_arguments(path: Path, arrays: list[NDArray[np.generic]]) -> None:
-    codes = {"i": 0, "u": 1, "f": 2}  # DLPack's
-    with path.open("wb") as file:
-        for array in arrays:
-            head = [codes[array.dtype.kind], array.dtype.itemsize * 8, array.ndim]
-            file.write(np.array(head, np.int32).tobytes())
-            file.write(np.array(array.shape, np.int64).tobytes())
-            file.write(np.ascontiguousarray(array).tobytes())
-
-
-def emulated(layer: Layer, driver: Path, folder: Path, tasks: int = 3) -> NDArray[np.float32]:
-    """The result of a layer's kernel, run by the emulator."""
-    kernel, program = folder / "kernel.o", folder / "run_kernel"
-    arguments, result = folder / "arguments", folder / "result"
+def emulated(layer: Layer, folder: Path, tasks: int = 3) -> NDArray[np.float32]:
     library = tvm.compile(layer.scheduled(), target=layer.record.tvm_target())
-    library.mod.write_to_file(str(kernel), "o")
-    run([COMPILER, "-static", str(driver), str(kernel), "-lm", "-o", str(program)])
-    work = layer.work
-    shape = (work.batch, work.out_height, work.out_width, work.out_channels)
-    inputs = [tensor.numpy() for tensor in layer.arguments()]
-    write_arguments(arguments, [*inputs, np.full(shape, 7, np.float32)])
-    run([EMULATOR, str(program), str(arguments), str(result), str(tasks)])
-    return np.fromfile(result, np.float32).reshape(shape)
+    return ARM.run(layer, library, folder, tasks)
 
 
 def assert_same_bits(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
@@ -82,22 +46,21 @@ def test_odd_shapes(
     out_channels: int,
     padding: int,
     tile: int,
-    driver: Path,
     tmp_path: Path,
 ) -> None:
     layer = make_layer(
         "wq/arm-neon", shape, out_channels, precision=precision, padding=padding, tile=tile
     )
-    assert_same_bits(emulated(layer, driver, tmp_path), layer.reference().output)
+    assert_same_bits(emulated(layer, tmp_path), layer.reference().output)
 
 
 @pytest.mark.parametrize("precision", ["hadamard", "full"])
-def test_nan_and_infinity(precision: str, driver: Path, tmp_path: Path) -> None:
+def test_nan_and_infinity(precision: str, tmp_path: Path) -> None:
     """Conversions and comparisons of what is no number differ between ISAs; results must not."""
     layer = make_layer("wq/arm-neon", (1, 12, 12, 36), 20, precision=precision)
     layer.x[0, 1, 1, 5] = np.nan
     layer.x[0, 10, 10, 33] = -np.inf
-    output, expected = emulated(layer, driver, tmp_path), layer.reference().output
+    output, expected = emulated(layer, tmp_path), layer.reference().output
     finite = np.isfinite(expected)
     assert 0 < finite.mean() < 1
     np.testing.assert_array_equal(np.isnan(output), np.isnan(expected))
@@ -105,18 +68,18 @@ def test_nan_and_infinity(precision: str, driver: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["hadamard", "full"])
-def test_denormals(precision: str, driver: Path, tmp_path: Path) -> None:
+def test_denormals(precision: str, tmp_path: Path) -> None:
     layer = make_layer("wq/arm-neon", (1, 9, 9, 36), 20, precision=precision, tile=2)
     # Row by row from ordinary floats to groups that count as zero, denormals on the way.
     scale = np.ldexp(np.float32(1), -100 - 6 * np.arange(9)).astype(np.float32)
     layer.x[:] *= scale[:, None, None]
     expected = layer.reference().output
     assert 0 < np.count_nonzero(expected) < expected.size
-    assert_same_bits(emulated(layer, driver, tmp_path), expected)
+    assert_same_bits(emulated(layer, tmp_path), expected)
 
 
-def test_tasks_divide_the_work_in_any_number(driver: Path, tmp_path: Path) -> None:
+def test_tasks_divide_the_work_in_any_number(tmp_path: Path) -> None:
     layer = make_layer("wq/arm-neon", (2, 13, 18, 36), 12)
     expected = layer.reference().output
     for tasks in (1, 7):
-        assert_same_bits(emulated(layer, driver, tmp_path, tasks), expected)
+        assert_same_bits(emulated(layer, tmp_path, tasks), expected)

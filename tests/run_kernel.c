@@ -1,8 +1,8 @@
 // Runs one compiled kernel without a TVM runtime: run_kernel ARGUMENTS RESULT [TASKS].
 //
-// ARGUMENTS holds the kernel's tensors one after the other: dtype code, bits and rank as int32, the
-// shape as int64, the data. The last one is the result, whose data is written to RESULT. Parallel
-// loops are divided into TASKS tasks that run one after the other.
+// ARGUMENTS holds the kernel's tensors one after the other: device type, dtype code, bits and rank
+// as int32, the shape as int64, the data. The last one is the result, whose data is written to
+// RESULT. Parallel loops are divided into TASKS tasks that run one after the other.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,10 +17,11 @@ typedef struct {
 } ParallelEnv;
 typedef int (*ParallelLambda)(int task, ParallelEnv* env, void* closure);
 
-// What the compiled code asks of its runtime (tvm/runtime/c_backend_api.h), by weak pointers.
+// What the compiled code asks of its runtime (tvm/runtime/c_backend_api.h): pointers that are there
+// if it does. Device code has no parallel loops.
 extern void* (*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int);
 extern int (*__TVMBackendFreeWorkspace)(int, int, void*);
-extern int (*__TVMBackendParallelLaunch)(ParallelLambda, void*, int);
+extern __attribute__((weak)) int (*__TVMBackendParallelLaunch)(ParallelLambda, void*, int);
 int __tvm_ffi_main(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);
 
 static int num_tasks = 1;
@@ -75,11 +76,11 @@ typedef struct {
 
 // Reads the next tensor; returns 0 at the end of the file.
 static int Read(FILE* file, Argument* argument) {
-  int32_t head[3];
-  const size_t got = fread(head, sizeof(int32_t), 3, file);
+  int32_t head[4];
+  const size_t got = fread(head, sizeof(int32_t), 4, file);
   if (got == 0) return 0;
-  const int32_t rank = head[2];
-  if (got != 3 || rank > kMaxRank ||
+  const int32_t rank = head[3];
+  if (got != 4 || rank > kMaxRank ||
       fread(argument->shape, sizeof(int64_t), rank, file) != (size_t)rank) {
     Fail("ARGUMENTS is damaged");
   }
@@ -88,12 +89,12 @@ static int Read(FILE* file, Argument* argument) {
     argument->strides[axis] = count;
     count *= argument->shape[axis];
   }
-  argument->bytes = (uint64_t)count * head[1] / 8;
+  argument->bytes = (uint64_t)count * head[2] / 8;
   DLTensor* tensor = &argument->tensor;
   tensor->data = Allocate(argument->bytes);
-  tensor->device = (DLDevice){kDLCPU, 0};
+  tensor->device = (DLDevice){(DLDeviceType)head[0], 0};
   tensor->ndim = rank;
-  tensor->dtype = (DLDataType){(uint8_t)head[0], (uint8_t)head[1], 1};
+  tensor->dtype = (DLDataType){(uint8_t)head[1], (uint8_t)head[2], 1};
   tensor->shape = argument->shape;
   tensor->strides = argument->strides;
   tensor->byte_offset = 0;
@@ -107,7 +108,7 @@ int main(int argc, char** argv) {
   if (argc > 3) num_tasks = atoi(argv[3]);
   __TVMBackendAllocWorkspace = AllocWorkspace;
   __TVMBackendFreeWorkspace = FreeWorkspace;
-  __TVMBackendParallelLaunch = ParallelLaunch;
+  if (&__TVMBackendParallelLaunch) __TVMBackendParallelLaunch = ParallelLaunch;
 
   FILE* file = fopen(argv[1], "rb");
   if (!file) Fail("cannot open ARGUMENTS");
