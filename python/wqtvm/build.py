@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tvm import ir, relax
 
 from .config import WinogradConfig
+from .errors import ConfigError
 from .frontend import from_torch
 from .quantization.plan import Plan
 from .runtime.model import CompiledModel
@@ -74,6 +75,8 @@ def compile(
         One of ``wqtvm.errors``: an unknown target, a model that cannot be imported, a pattern that
         matches no layer.
     """
+    if not isinstance(config, WinogradConfig):
+        raise ConfigError(f"config is a {type(config).__name__}; give a wqtvm.WinogradConfig")
     report = progress or _silent
     record = lookup(target)
     report("import", 0, 1)

@@ -18,6 +18,8 @@ SCALES = ("standard", "row-norm", "correlated")
 STEPS = ("axis", "tile")
 WEIGHT_STEPS = ("tap", "filter")
 NAMED_POINTS = ("best", "lavin")
+# A group's products are summed in int32, where 2**16 of them fit whatever their signs.
+LARGEST_GROUP = 2**12
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,26 @@ class WinogradConfig:
         _one_of("weight_steps", self.weight_steps, WEIGHT_STEPS)
         if isinstance(self.points, str):
             _one_of("points", self.points, NAMED_POINTS)
-        if self.group_size < 0 or self.group_size % 4:
+        else:
+            _texts("points", self.points)
+        _texts("include", self.include)
+        _texts("exclude", self.exclude)
+        size = self.group_size
+        if type(size) is not int or not 0 <= size <= LARGEST_GROUP or size % 4:
             raise ConfigError(
-                f"group_size is {self.group_size}; give 0 (a whole layer) or a multiple of 4"
+                f"group_size is {size!r}; give 0 (a whole layer) or a multiple of 4 up to "
+                f"{LARGEST_GROUP}"
             )
 
 
 def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
+    # The type, too: 4.0 equals 4, and would fail later.
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
         listed = ", ".join(repr(choice) for choice in choices)
         raise ConfigError(f"{name} is {value!r}; give one of {listed}")
+
+
+def _texts(name: str, values: object) -> None:
+    """Refuse a text where several are wanted: it would be taken for its letters."""
+    if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
+        raise ConfigError(f"{name} is {values!r}; give a tuple of texts, such as ('a', 'b')")

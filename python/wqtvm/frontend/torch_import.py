@@ -48,6 +48,8 @@ def from_torch(
         program = model
         if inputs is not None:
             _check_example_inputs(program, tuple(inputs))
+    elif not isinstance(model, torch.nn.Module):
+        raise ExportError(f"model is {model!r}; give a torch.nn.Module or an exported program")
     else:
         if inputs is None:
             raise InputMismatchError("example_inputs is missing; give a tuple of tensors")

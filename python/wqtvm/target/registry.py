@@ -53,11 +53,11 @@ def record_of(target: tvm.target.Target) -> TargetRecord:
     UnknownTargetError
         If the target is none of ours.
     """
-    for key in target.keys:
+    for key in getattr(target, "keys", ()):
         if str(key) in _BY_NAME:
             return _BY_NAME[str(key)]
     raise UnknownTargetError(
-        f"TVM target {target} is none of wqtvm's; known targets: {', '.join(target_names())}"
+        f"target {target} is none of wqtvm's; known targets: {', '.join(target_names())}"
     )
 
 
