@@ -119,6 +119,28 @@ def block_info(block: SBlock) -> BlockInfo:
     )
 
 
+def axes_in_values(info: BlockInfo) -> set[int]:
+    """Return the axes that the value depends on other than through indices: in conditions, say."""
+    found: set[int] = set()
+
+    def on_variable(variable: Any) -> None:
+        found.update(i for i, v in enumerate(info.variables) if v.same_as(variable))
+
+    def on_load(_: Any) -> tvm_ffi.WalkResult:
+        return tvm_ffi.WalkResult.SKIP
+
+    callbacks: list[Any] = [(ir.TensorLoad, on_load), (tirx.Var, on_variable)]
+
+    def on_store(store: Any) -> tvm_ffi.WalkResult:
+        tvm_ffi.structural_walk(store.value, callbacks, order="pre")
+        return tvm_ffi.WalkResult.SKIP
+
+    tvm_ffi.structural_walk(
+        info.node.body, [(tirx.BufferStore, on_store), *callbacks], order="pre"
+    )
+    return found
+
+
 def buffer_shape(buffer: Any) -> tuple[int, ...]:
     """Return a buffer's shape.
 

@@ -13,7 +13,7 @@ from typing import Any
 import tvm_ffi
 from tvm import ir, s_tir, tirx
 
-from .access import BlockInfo, NotAnalysableError, block_info
+from .access import BlockInfo, NotAnalysableError, axes_in_values, block_info
 from .inline import is_padding
 from .machine import Machine
 from .rewrite import nest_of, replace_nest, substitute
@@ -120,7 +120,7 @@ def _joined_axes(info: BlockInfo, inside: Sequence[Any]) -> list[list[int]]:
     """Return the axes in groups along which every access runs as along one axis."""
     accesses = [*info.reads, *info.writes]
     count = len(info.extents)
-    named = _axes_in_values(info)
+    named = axes_in_values(info)
     if any(access.strides is None for access in accesses):
         return [[axis] for axis in range(count)]
 
@@ -144,24 +144,6 @@ def _joined_axes(info: BlockInfo, inside: Sequence[Any]) -> list[list[int]]:
         else:
             groups.append([axis])
     return groups
-
-
-def _axes_in_values(info: BlockInfo) -> set[int]:
-    """Return the axes that the value depends on other than through indices: in conditions, say."""
-    found: set[int] = set()
-
-    def on_variable(variable: Any) -> None:
-        found.update(i for i, v in enumerate(info.variables) if v.same_as(variable))
-
-    def on_load(_: Any) -> tvm_ffi.WalkResult:
-        return tvm_ffi.WalkResult.SKIP
-
-    def on_store(store: Any) -> None:
-        callbacks = [(ir.TensorLoad, on_load), (tirx.Var, on_variable)]
-        tvm_ffi.structural_walk(store.value, callbacks, order="pre")
-
-    tvm_ffi.structural_walk(info.node.body, (tirx.BufferStore, on_store))
-    return found
 
 
 def extent_of(sch: s_tir.Schedule, loop: Any) -> int:

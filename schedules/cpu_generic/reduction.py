@@ -56,6 +56,9 @@ def _results_inside(
 ) -> set[str]:
     inner = inner_results(info)
     epilogue = find_epilogue(sch, block, info)
+    if epilogue is not None:
+        # The region of a fused loop that is split again is more than TVM can tell.
+        inner = inner[-1:]
     target = block if epilogue is None else epilogue
     loops = axis_loops(sch, target)
     if epilogue is None:
@@ -103,7 +106,10 @@ def _sums_inside(
     loops = axis_loops(sch, target)
     target_info = block_info(sch.get(target))
     spatial = [loops[axis] for axis in target_info.spatial()]
-    sch.reorder(*spatial, *(loops[axis] for axis in target_info.reduced()))
+    sums = [loops[axis] for axis in target_info.reduced()]
+    if not spatial:
+        spatial = [sch.add_unit_loop(sums[0] if sums else target)]
+    sch.reorder(*spatial, *sums)
     task = fused(sch, spatial)
     partial = _lanes_stage(sch, block, info)
     elements = info.size if partial is None else block_info(sch.get(partial)).size

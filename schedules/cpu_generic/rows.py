@@ -13,7 +13,7 @@ import math
 import tvm.target
 from tvm import s_tir, tirx
 
-from .access import BlockInfo, block_info
+from .access import BlockInfo, NotAnalysableError, block_info
 from .inline import top_blocks
 from .injective import vectorize_inner
 from .machine import Machine, machine_of
@@ -32,7 +32,10 @@ def apply(
 def schedule_rows(function: tirx.PrimFunc, machine: Machine) -> s_tir.Schedule | None:
     """Schedule a function all of whose stages work row by row; None if it does not fit."""
     sch = s_tir.Schedule(function)
-    infos = [block_info(sch.get(block)) for block in top_blocks(sch)]
+    try:
+        infos = [block_info(sch.get(block)) for block in top_blocks(sch)]
+    except NotAnalysableError:
+        return None
     rank = _row_rank(infos)
     if rank is None:
         return None

@@ -15,7 +15,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir import SBlockRealize
 
-from .access import Access, BlockInfo, NotAnalysableError, block_info
+from .access import Access, BlockInfo, NotAnalysableError, axes_in_values, block_info
 from .inline import top_blocks
 from .machine import Machine
 from .rewrite import substitute, with_body
@@ -35,6 +35,9 @@ def split_reductions(
 ) -> tirx.PrimFunc:
     """Return the function with its reductions cut; ``parts`` allows parts for threads."""
     sch = s_tir.Schedule(function)
+    for block in top_blocks(sch):
+        if not sch.get_loops(block):
+            sch.add_unit_loop(block)  # rfactor fails beside a block without a loop.
     for block in top_blocks(sch):
         try:
             _split(sch, block, machine, parts)
@@ -120,6 +123,8 @@ def _split(sch: s_tir.Schedule, block: Any, machine: Machine, parts: bool) -> No
     info = block_info(sch.get(block))
     if not info.is_reduction or any(write.strides is None for write in info.writes):
         return
+    if any(info.reductions[axis] for axis in axes_in_values(info)):
+        return  # An index is a result, as in argmax: of equal values the first has to win.
     read = main_read(info)
     last = contiguous_axis(info, read)
     loops = axis_loops(sch, block)

@@ -7,16 +7,17 @@ or memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import tvm.target
 from tvm import s_tir, tirx
 
-from .access import block_info
+from .access import NotAnalysableError, block_info
 from .inline import is_padding, top_blocks
 from .injective import flatten_stage, schedule_injective
 from .machine import Machine, machine_of
 from .reduction import find_epilogue, schedule_reduction
-from .split import split_reductions
+from .split import fused, split_reductions
 
 
 def apply(
@@ -45,12 +46,38 @@ def schedule_stages(sch: s_tir.Schedule, machine: Machine, names: Sequence[str])
     # lane-wise sums that it reads, and the elementwise stage behind it.
     done: set[str] = set()
     for name in reversed(names):
-        block = sch.get_sblock(name) if name not in done else None
-        if block is not None and block_info(sch.get(block)).is_reduction:
-            done |= schedule_reduction(sch, block, machine)
+        if name not in done and _is_reduction(sch, sch.get_sblock(name)):
+            try:
+                done |= schedule_reduction(sch, sch.get_sblock(name), machine)
+            except NotAnalysableError:
+                _share_elements(sch, sch.get_sblock(name))
+                done.add(name)
     for name in names:
-        if name not in done:
-            schedule_injective(sch, sch.get_sblock(name), machine)
+        block = sch.get_sblock(name) if name not in done else None
+        if block is None or not sch.get_loops(block):
+            continue  # The second: one scalar.
+        try:
+            schedule_injective(sch, block, machine)
+        except NotAnalysableError:
+            _share_elements(sch, block)
+
+
+def _share_elements(sch: s_tir.Schedule, block: Any) -> None:
+    """Share the elements of a stage among threads, whatever is done for each of them.
+
+    Raises
+    ------
+    NotAnalysableError
+        If the elements depend on each other.
+    """
+    axes = sch.get(block).iter_vars
+    loops = sch.get_loops(block)
+    count = 0
+    while count < len(axes) and axes[count].iter_type == tirx.IterVar.DataPar:
+        count += 1
+    if not count or len(axes) != len(loops):
+        raise NotAnalysableError(f"stage {sch.get(block).name_hint} has to run in order")
+    sch.parallel(fused(sch, list(loops[:count])))
 
 
 def stage_names(sch: s_tir.Schedule) -> list[str]:
@@ -58,12 +85,19 @@ def stage_names(sch: s_tir.Schedule) -> list[str]:
     return [str(sch.get(block).name_hint) for block in top_blocks(sch)]
 
 
+def _is_reduction(sch: s_tir.Schedule, block: Any) -> bool:
+    return any(axis.iter_type == tirx.IterVar.CommReduce for axis in sch.get(block).iter_vars)
+
+
 def _injective_alone(sch: s_tir.Schedule) -> list[str]:
     """Return the injective stages that no reduction takes along."""
     taken = set()
     alone = []
     for block in top_blocks(sch):
-        info = block_info(sch.get(block))
+        try:
+            info = block_info(sch.get(block))
+        except NotAnalysableError:
+            continue
         if info.is_reduction:
             epilogue = find_epilogue(sch, block, info)
             if epilogue is not None:
