@@ -75,7 +75,7 @@ class Layer:
 
 
 def make_layer(
-    record: str,
+    record: str | TargetRecord,
     shape: tuple[int, int, int, int],
     out_channels: int,
     *,

@@ -26,6 +26,14 @@ _INFINITY_BITS = 0x7F800000
 ir.register_op_attr("tirx.nearbyint", "TVectorizable", True, level=11)
 
 
+def _llvm_fma(call: Any) -> Any:
+    return tirx.call_llvm_pure_intrin(call.ty.dtype, "llvm.fma", *call.args)
+
+
+# TVM's own rule, fmuladd, rounds twice where there is no instruction that fuses.
+tirx.register_intrin_lowering("tirx.fma", target="llvm", f=_llvm_fma, level=11)
+
+
 class _FloatOps:
     """The operations of ``evaluate_row`` on TE expressions of float32."""
 
