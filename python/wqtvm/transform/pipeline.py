@@ -16,6 +16,7 @@ from ..target import TargetRecord, record_of, usable_cpus
 from .channels_last import channels_last
 from .fold_batch_norm import fold_batch_norm
 from .fold_layout_constants import fold_layout_constants
+from .legalize_operators import LEGALIZATIONS
 from .lower_convolutions import Progress, lower_convolutions
 from .plan_convolutions import plan_convolutions
 from .schedule_operators import schedule_operators
@@ -44,7 +45,7 @@ def quantize(
 def optimize(module: ir.IRModule, record: TargetRecord) -> ir.IRModule:
     """Legalize, fuse, and give every function a schedule."""
     passes = [
-        relax.transform.LegalizeOps(),
+        relax.transform.LegalizeOps(customize_legalize_map=LEGALIZATIONS),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),
