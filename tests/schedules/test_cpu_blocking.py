@@ -1,0 +1,119 @@
+"""The sizes that the CPU schedule chooses: they divide, they fit, they feed every thread."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wqtvm.fastconv import direct, standard_scales, winograd
+from wqtvm.quantization import Scheme
+from wqtvm.schedules.winograd_cpu import CpuBlocking
+from wqtvm.target import TABLE, TargetRecord
+from wqtvm.topi.workload import WinogradWorkload
+from wqtvm.transform.schedule_operators import schedule_module
+
+ALGORITHMS = {tile: direct() if tile == 1 else winograd(tile) for tile in (1, 2, 4, 6)}
+CPUS = [record for record in TABLE if record.architecture != "cuda"]
+
+each_cpu = pytest.mark.parametrize("record", CPUS, ids=lambda record: record.name)
+
+
+def blocking_of(record: TargetRecord) -> CpuBlocking:
+    blocking = schedule_module(record)._BLOCKING
+    assert isinstance(blocking, CpuBlocking)
+    return blocking
+
+
+@st.composite
+def workloads(draw: st.DrawFn, record: TargetRecord) -> WinogradWorkload:
+    algorithm = ALGORITHMS[draw(st.sampled_from(list(ALGORITHMS)))]
+    precision = draw(st.sampled_from(["hadamard", "full"]))
+    group_size = draw(st.sampled_from([0, 4, 12, 32, 64]))
+    scheme = Scheme(algorithm, standard_scales(algorithm), precision, group_size, "axis")
+    channels = st.integers(1, 600)
+    edge = st.integers(3, 130)
+    batch = draw(st.integers(1, 4))
+    return WinogradWorkload(
+        scheme, batch, draw(edge), draw(edge), draw(channels), draw(channels), 1, record.dot
+    )
+
+
+def bytes_of(blocking: CpuBlocking, work: WinogradWorkload, tiles: int) -> int:
+    """What V and M of a block of tiles take."""
+    panel = blocking.panel(work.scheme.precision, work.packed_channels, work.out_group_size)
+    v = work.groups * work.group_size * np.dtype(work.dot.activation_dtype).itemsize
+    return tiles * work.scheme.algorithm.n**2 * (v + 4 * panel)
+
+
+@each_cpu
+def test_it_is_the_targets_dot_product(record: TargetRecord) -> None:
+    blocking = blocking_of(record)
+    assert (blocking.dot_lanes, blocking.dot_reduce) == (record.dot.lanes, record.dot.reduce)
+    assert blocking.lanes == record.vector_lanes
+
+
+@each_cpu
+@given(data=st.data())
+def test_a_panel_divides_the_channels(record: TargetRecord, data: st.DataObject) -> None:
+    blocking, work = blocking_of(record), data.draw(workloads(record))
+    channels = work.packed_channels
+    panel = blocking.panel(work.scheme.precision, channels, work.out_group_size)
+    assert channels % panel == 0
+    assert panel % blocking.dot_lanes == 0
+    if work.scheme.precision == "full":
+        # The channels of a group are quantized together.
+        assert panel % work.out_group_size == 0 or panel == channels
+    vectors = blocking.vectors(panel)
+    assert 1 <= vectors <= blocking.register_vectors
+    assert panel // blocking.dot_lanes % vectors == 0
+
+
+@each_cpu
+@given(rows=st.integers(1, 24), columns=st.integers(1, 24))
+def test_accumulators_divide_a_block(record: TargetRecord, rows: int, columns: int) -> None:
+    blocking = blocking_of(record)
+    height, width = blocking.rows((rows, columns))
+    assert rows % height == 0
+    assert columns % width == 0
+    assert height * width <= blocking.register_tiles
+    if columns % blocking.register_tiles == 0:
+        assert height * width == blocking.register_tiles
+
+
+@each_cpu
+@given(data=st.data(), threads=st.integers(1, 64))
+def test_a_block_fits_the_cache(record: TargetRecord, data: st.DataObject, threads: int) -> None:
+    blocking, work = blocking_of(record), data.draw(workloads(record))
+    rows, columns = schedule_module(record).tile_block(work, threads)
+    assert 1 <= rows <= work.tile_rows
+    assert 1 <= columns <= work.tile_columns
+    # Where not even the tiles of one accumulator block fit, no more than those are taken.
+    tiles = rows * columns
+    fits = bytes_of(blocking, work, tiles) <= blocking.l2_bytes
+    assert fits or tiles <= blocking.register_tiles
+
+
+@each_cpu
+@given(data=st.data(), threads=st.integers(1, 64))
+def test_no_thread_is_without_a_task(
+    record: TargetRecord, data: st.DataObject, threads: int
+) -> None:
+    """The longest thread computes at most twice its share, and a few tiles."""
+    work = data.draw(workloads(record))
+    rows, columns = schedule_module(record).tile_block(work, threads)
+    tasks = math.ceil(work.tile_rows / rows) * math.ceil(work.tile_columns / columns) * work.batch
+    longest = math.ceil(tasks / threads) * rows * columns
+    share = work.batch * work.tile_rows * work.tile_columns / threads
+    assert longest <= 2 * share + 2 * blocking_of(record).register_tiles
+
+
+@each_cpu
+def test_more_threads_make_no_larger_blocks(record: TargetRecord) -> None:
+    scheme = Scheme(ALGORITHMS[4], standard_scales(ALGORITHMS[4]), "hadamard", 32, "axis")
+    work = WinogradWorkload(scheme, 1, 128, 128, 64, 64, 1, record.dot)
+    sizes = [math.prod(schedule_module(record).tile_block(work, t)) for t in (1, 4, 16, 64)]
+    assert sizes == sorted(sizes, reverse=True)
