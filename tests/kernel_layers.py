@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
-from wqtvm.fastconv import direct, named_scales, winograd
+from wqtvm.fastconv import direct, named_scales, sfc, winograd
 from wqtvm.quantization import (
     FullStages,
     HadamardStages,
@@ -79,6 +79,7 @@ def make_layer(
     shape: tuple[int, int, int, int],
     out_channels: int,
     *,
+    family: str = "winograd",
     tile: int = 4,
     points: str = "best",
     precision: str = "hadamard",
@@ -90,7 +91,7 @@ def make_layer(
     seed: int = 0,
 ) -> Layer:
     """A layer with Gaussian data; shape is (batch, height, width, channels); tile 1 is direct."""
-    algorithm = direct() if tile == 1 else winograd(tile, points)
+    algorithm = sfc(tile) if family == "sfc" else direct() if tile == 1 else winograd(tile, points)
     scheme = Scheme(algorithm, named_scales(scales, algorithm), precision, group_size, steps)
     target = lookup(record)
     batch, height, width, channels = shape

@@ -73,11 +73,15 @@ CASES: dict[str, tuple[Callable[[], object], type[WqtvmError], str]] = {
     # The configuration.
     "algorithm": (
         config(algorithm="fft"), ConfigError,
-        r"algorithm is 'fft'; give one of 'winograd', 'direct', 'float'",
+        r"algorithm is 'fft'; give one of 'winograd', 'sfc', 'direct', 'float'",
     ),
     "tile": (config(tile=7), ConfigError, r"tile is 7; give one of 2, 3, 4, 5, 6"),
     "tile of a type": (config(tile="4"), ConfigError, r"tile is '4'; give one of 2, "),
     "tile that equals": (config(tile=4.0), ConfigError, r"tile is 4\.0; give one of 2, "),
+    "tile of sfc": (
+        config(algorithm="sfc", tile=3), ConfigError,
+        r"with algorithm 'sfc', tile is 3; give one of 4, 6",
+    ),
     "precision": (config(precision="int8"), ConfigError, r"precision is 'int8'; give one of"),
     "scales": (config(scales="learned"), ConfigError, r"scales is 'learned'; give one of"),
     "steps": (config(steps=""), ConfigError, r"steps is ''; give one of 'axis', 'tile'"),

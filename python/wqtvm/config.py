@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .errors import ConfigError
+from .fastconv import SFC_TILES
 
 Precision = Literal["full", "hadamard"]
 Steps = Literal["axis", "tile"]
 WeightSteps = Literal["tap", "filter"]
 
-ALGORITHMS = ("winograd", "direct", "float")
+ALGORITHMS = ("winograd", "sfc", "direct", "float")
 TILES = (2, 3, 4, 5, 6)
 PRECISIONS = ("full", "hadamard")
 SCALES = ("standard", "row-norm", "correlated")
@@ -28,9 +29,11 @@ class WinogradConfig:
 
     Attributes
     ----------
-    algorithm : "winograd", "direct" (int8 without a transform) or "float".
-    tile : outputs a tile edge, m of F(m, 3).
-    points : "best", "lavin", or the finite interpolation points as fractions ("0", "2/3", ...).
+    algorithm : "winograd", "sfc" (symbolic Fourier), "direct" (int8 without a transform) or
+        "float".
+    tile : outputs a tile edge, m of F(m, 3); for "sfc" 4 or 6.
+    points : "best", "lavin", or the finite interpolation points as fractions ("0", "2/3", ...); of
+        use in "winograd" only.
     precision : "hadamard" (the product alone in int8) or "full" (every stage in int8).
     group_size : channels that share a quantization step; 0 means all of a layer.
     scales : "standard", "row-norm" or "correlated"; of use in ``full`` only.
@@ -59,6 +62,8 @@ class WinogradConfig:
     def __post_init__(self) -> None:
         _one_of("algorithm", self.algorithm, ALGORITHMS)
         _one_of("tile", self.tile, TILES)
+        if self.algorithm == "sfc":
+            _one_of("with algorithm 'sfc', tile", self.tile, SFC_TILES)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("scales", self.scales, SCALES)
         _one_of("steps", self.steps, STEPS)

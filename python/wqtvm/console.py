@@ -116,14 +116,15 @@ def plan_table(plan: Plan) -> Table:
 
 def report_table(report: AccuracyReport) -> Table:
     """Return an accuracy report as a table, its worst layer highlighted."""
-    from .report import algorithm_label, decibel
+    from .quantization.plan import algorithm_label
+    from .report import decibel
 
     result = table("layer", "algorithm", "local dB>", "accumulated dB>", "")
     for layer in report.layers:
         worst = layer == report.worst
         result.add_row(
             escape(layer.name),
-            algorithm_label(layer),
+            algorithm_label(layer.algorithm, layer.tile),
             decibel(layer.local_db),
             decibel(layer.accumulated_db),
             "worst" if worst else "",

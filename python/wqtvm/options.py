@@ -63,7 +63,7 @@ def network(command: Command) -> Command:
             click.option(
                 "--tile", type=click.Choice([str(tile) for tile in TILES]),
                 default=str(_DEFAULT.tile), show_default=True,
-                help="Outputs a tile edge, m of F(m, 3).",
+                help="Outputs a tile edge, m of F(m, 3); 4 or 6 for sfc.",
             ),
             click.option(
                 "--points", default=_DEFAULT.points, show_default=True,

@@ -15,7 +15,7 @@ from tvm.runtime.vm import VirtualMachine
 from .build import BuiltModule, Progress, build_module
 from .config import WinogradConfig
 from .quantization import sqnr_db
-from .quantization.plan import Plan
+from .quantization.plan import Plan, algorithm_label
 from .runtime import cpu
 from .runtime.specs import check_inputs, is_torch, random_inputs
 from .target import TargetRecord, lookup
@@ -39,8 +39,8 @@ class LayerAccuracy:
     Attributes
     ----------
     name : the layer's.
-    algorithm : "winograd", "direct" or "float".
-    tile : outputs a tile edge; None unless "winograd".
+    algorithm : "winograd", "sfc", "direct" or "float".
+    tile : outputs a tile edge; None unless "winograd" or "sfc".
     local_db : SQNR in dB of this layer alone, given what the float network gives it; None in float.
     accumulated_db : SQNR in dB of this layer in the compiled network, all that comes before it
         included.
@@ -95,9 +95,10 @@ class AccuracyReport:
         width = max(map(len, ["layer", *names]))
         lines = [f"{'layer':<{width}}  {'algorithm':<12}  local dB  accumulated dB"]
         for layer in self.layers:
+            algorithm = algorithm_label(layer.algorithm, layer.tile)
             mark = "  <- worst" if layer == self.worst else ""
             lines.append(
-                f"{layer.name:<{width}}  {algorithm_label(layer):<12}  "
+                f"{layer.name:<{width}}  {algorithm:<12}  "
                 f"{decibel(layer.local_db):>8}  {decibel(layer.accumulated_db):>14}{mark}"
             )
         lines += [
@@ -173,11 +174,6 @@ def accuracy_report(
             for spec, sqnr in zip(imported.output_specs, outputs, strict=True)
         ),
     )
-
-
-def algorithm_label(layer: LayerAccuracy) -> str:
-    """Return the algorithm as tables show it: "F(4,3)", "direct", "float"."""
-    return f"F({layer.tile},3)" if layer.tile is not None else layer.algorithm
 
 
 def decibel(value: float | None) -> str:

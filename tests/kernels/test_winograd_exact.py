@@ -67,6 +67,11 @@ def test_odd_shapes(
         {"precision": "full", "steps": "tile"},
         {"precision": "full", "group_size": 0},
         {"precision": "full", "group_size": 12},
+        # More products an axis than inputs of a tile.
+        {"family": "sfc"},
+        {"family": "sfc", "tile": 6},
+        {"family": "sfc", "precision": "full", "steps": "tile", "scales": "row-norm"},
+        {"family": "sfc", "precision": "full", "tile": 6},
     ],
     ids=lambda options: "-".join(f"{value}" for value in options.values()),
 )

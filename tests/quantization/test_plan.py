@@ -13,7 +13,7 @@ from wqtvm.errors import (
     ConfigError,
     NotEligibleError,
 )
-from wqtvm.fastconv import correlated_scales, direct, winograd
+from wqtvm.fastconv import correlated_scales, direct, sfc, winograd
 from wqtvm.quantization import LayerPlan, Plan, Reason, Scheme
 
 WINOGRAD = LayerPlan(
@@ -38,12 +38,13 @@ DIRECT = replace(
     WINOGRAD, name="body.1", algorithm="direct", tile=None, points=None, precision="hadamard",
     group_size=0,
 )  # fmt: skip
+SFC = replace(WINOGRAD, name="body.2", algorithm="sfc", tile=6, points=None)
 FLOAT = replace(
     WINOGRAD, name="down", stride=(2, 2), algorithm="float", tile=None, points=None,
     precision=None, group_size=None, scales=None, steps=None, weight_steps=None,
     reason=Reason.STRIDE, detail="stride is 2 x 2",
 )  # fmt: skip
-PLAN = Plan((WINOGRAD, DIRECT, FLOAT))
+PLAN = Plan((WINOGRAD, DIRECT, FLOAT, SFC))
 
 
 def test_json_round_trip() -> None:
@@ -56,14 +57,14 @@ def test_json_round_trip() -> None:
 
 def test_layers_by_name() -> None:
     assert PLAN.layer("down") is FLOAT
-    with pytest.raises(ConfigError, match=r"layer up is not .*: body\.0, body\.1, down"):
+    with pytest.raises(ConfigError, match=r"layer up is not .*: body\.0, body\.1, down, body\.2"):
         PLAN.layer("up")
     with pytest.raises(ConfigError, match=r"layer down is in the plan twice"):
         Plan((FLOAT, WINOGRAD, FLOAT))
 
 
 def test_table() -> None:
-    first, second, third = PLAN.rows()
+    first, second, third, fourth = PLAN.rows()
     assert len(first) == len(Plan.COLUMNS)
     assert first == (
         "body.0", "1x64x56x55", "128x64x3x3", "F(4,3)", "0 2/3 -2/3 3/2 -3/2 inf", "full", "32",
@@ -71,9 +72,10 @@ def test_table() -> None:
     )  # fmt: skip
     assert second[3:7] == ("direct", "", "hadamard", "whole")
     assert third[3:] == ("float", "", "", "", "", "", "stride: stride is 2 x 2")
+    assert fourth[3:5] == ("SFC-6(6,3)", "")
     lines = str(PLAN).splitlines()
     assert lines[0].split() == list(Plan.COLUMNS)
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert {line.index("1x64x56x55") for line in lines[1:]} == {lines[0].index("input")}
 
 
@@ -90,6 +92,7 @@ def test_scheme_of_a_layer() -> None:
     assert WINOGRAD.scheme() == expected
     assert DIRECT.scheme().algorithm == direct(3)
     assert DIRECT.scheme().group_size == 0
+    assert SFC.scheme().algorithm == SFC.bilinear_algorithm() == sfc(6)
     for method in (FLOAT.scheme, FLOAT.bilinear_algorithm):
         with pytest.raises(NotEligibleError, match=r"layer down: .* float \(stride: stride is 2"):
             method()
@@ -98,7 +101,7 @@ def test_scheme_of_a_layer() -> None:
 @pytest.mark.parametrize(
     ("base", "changes", "message"),
     [
-        (WINOGRAD, {"algorithm": "fft"}, "algorithm is 'fft'; give one of winograd, direct"),
+        (WINOGRAD, {"algorithm": "fft"}, "algorithm is 'fft'; give one of winograd, sfc, direct"),
         (WINOGRAD, {"tile": None}, "tile is None; give an integer of at least 1"),
         (WINOGRAD, {"points": ()}, r"points is \(\); give the interpolation points"),
         (WINOGRAD, {"input_shape": (1, 64, 56)}, "input_shape is .*; give 4 integers"),
@@ -111,6 +114,10 @@ def test_scheme_of_a_layer() -> None:
         (WINOGRAD, {"scales": None}, "scales is None"),
         (WINOGRAD, {"reason": "stride"}, "reason is 'stride'; give a Reason"),
         (DIRECT, {"tile": 4}, "tile is 4; give None for algorithm 'direct'"),
+        (SFC, {"tile": 5}, "tile is 5; give one of 4, 6"),
+        (SFC, {"tile": 4.0}, r"tile is 4\.0; give one of 4, 6"),
+        (SFC, {"tile": None}, "tile is None; give one of 4, 6"),
+        (SFC, {"points": ("0", "1")}, "points is .*; give None for algorithm 'sfc'"),
         (FLOAT, {"precision": "full"}, "precision is 'full'; give None for algorithm 'float'"),
     ],
 )

@@ -70,6 +70,11 @@ def test_direct_has_neither_tile_nor_points() -> None:
     assert layer.precision == "hadamard"
 
 
+def test_sfc_has_a_tile_and_no_points() -> None:
+    layer = only_layer(nn.Conv2d(8, 4, 3), WinogradConfig(algorithm="sfc", tile=6))
+    assert (layer.algorithm, layer.tile, layer.points) == ("sfc", 6, None)
+
+
 def test_float_is_float_everywhere() -> None:
     layer = only_layer(nn.Conv2d(8, 4, 3), WinogradConfig(algorithm="float"))
     assert layer.algorithm == "float"

@@ -18,6 +18,7 @@ from ..build import compile as compile_model
 from ..config import WinogradConfig
 from ..errors import MissingDependencyError
 from ..quantization import psnr_db
+from ..quantization.plan import algorithm_label
 from ..runtime.model import CompiledModel
 from ..runtime.threads import get_num_threads, set_num_threads
 from .images import SIGMA, Image, add_noise, photograph
@@ -129,9 +130,9 @@ def demonstrate(
 
 def label(config: WinogradConfig) -> str:
     """Return what tables call the network compiled with a configuration."""
-    if config.algorithm == "winograd":
-        return f"wqtvm F({config.tile},3) {config.precision}"
-    return f"wqtvm {config.algorithm}"
+    algorithm = algorithm_label(config.algorithm, config.tile)
+    tiled = config.algorithm in ("winograd", "sfc")
+    return f"wqtvm {algorithm} {config.precision}" if tiled else f"wqtvm {algorithm}"
 
 
 @contextmanager

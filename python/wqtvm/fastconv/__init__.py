@@ -14,6 +14,7 @@ from .scales import (
     row_norm_scales,
     standard_scales,
 )
+from .sfc import SFC_TILES, sfc
 from .toom_cook import INFINITY, NAMED_POINTS, direct, toom_cook, winograd
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "INFINITY",
     "NAMED_POINTS",
     "SCALE_RULES",
+    "SFC_TILES",
     "BilinearAlgorithm",
     "IntegerMatrix",
     "Matrix",
@@ -36,6 +38,7 @@ __all__ = [
     "noise_gain_db",
     "rescaled",
     "row_norm_scales",
+    "sfc",
     "standard_scales",
     "toom_cook",
     "winograd",

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from ..errors import AlgorithmError
 from .bilinear import BilinearAlgorithm, Matrix, Rational
+from .matrices import inverse, transposed
 
 INFINITY = "inf"
 KERNEL_TAPS = 3
@@ -59,13 +60,13 @@ def toom_cook(m: int, r: int, points: Sequence[Rational]) -> BilinearAlgorithm:
         raise AlgorithmError(f"{name}: m and r must be positive")
     finite = _finite_points(name, m + r - 2, points)
     n = m + r - 1
-    columns_of_inverse = _inverse(_vandermonde(finite, n))
+    columns_of_inverse = inverse(_vandermonde(finite, n))
     return BilinearAlgorithm(
         name=name,
         m=m,
         r=r,
-        a_t=_transposed(_vandermonde(finite, m)),
-        b_t=_transposed(columns_of_inverse),
+        a_t=transposed(_vandermonde(finite, m)),
+        b_t=transposed(columns_of_inverse),
         g=_vandermonde(finite, r),
         points=(*(str(point) for point in finite), INFINITY),
     )
@@ -126,26 +127,3 @@ def _vandermonde(finite: Sequence[Fraction], width: int) -> Matrix:
     rows = [tuple(point**power for power in range(width)) for point in finite]
     rows.append((*(Fraction(0),) * (width - 1), Fraction(1)))
     return tuple(rows)
-
-
-def _transposed(matrix: Matrix) -> Matrix:
-    return tuple(zip(*matrix, strict=True))
-
-
-def _inverse(matrix: Matrix) -> Matrix:
-    """Inverse by Gauss-Jordan elimination; the points are distinct, so that it exists."""
-    size = len(matrix)
-    rows = [[*row, *(Fraction(int(i == j)) for j in range(size))] for i, row in enumerate(matrix)]
-    for column in range(size):
-        pivot = next(i for i in range(column, size) if rows[i][column] != 0)
-        rows[column], rows[pivot] = rows[pivot], rows[column]
-        divisor = rows[column][column]
-        rows[column] = [entry / divisor for entry in rows[column]]
-        for i in range(size):
-            factor = rows[i][column]
-            if i != column and factor != 0:
-                rows[i] = [
-                    entry - factor * above
-                    for entry, above in zip(rows[i], rows[column], strict=True)
-                ]
-    return tuple(tuple(row[size:]) for row in rows)

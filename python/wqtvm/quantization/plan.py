@@ -9,11 +9,11 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from ..errors import ArtefactCorruptError, ArtefactVersionError, ConfigError, NotEligibleError
-from ..fastconv import BilinearAlgorithm, direct, named_scales, winograd
+from ..fastconv import SFC_TILES, BilinearAlgorithm, direct, named_scales, sfc, winograd
 from .scheme import PRECISIONS, STEPS, WEIGHT_STEPS, Scheme
 
 SCHEMA_VERSION = 1
-ALGORITHMS = ("winograd", "direct", "float")
+ALGORITHMS = ("winograd", "sfc", "direct", "float")
 
 
 class Reason(Enum):
@@ -43,8 +43,9 @@ class LayerPlan:
     weight_shape : (output channels, input channels of a group, kernel rows, kernel columns).
     stride, padding, dilation : (rows, columns).
     groups : groups of a grouped convolution, 1 for a plain one.
-    algorithm : "winograd", "direct" (int8 without a transform) or "float".
-    tile, points : outputs a tile edge and interpolation points as text; None unless "winograd".
+    algorithm : "winograd", "sfc", "direct" (int8 without a transform) or "float".
+    tile : outputs a tile edge; None unless "winograd" or "sfc".
+    points : interpolation points as text; None unless "winograd".
     precision, group_size, scales, steps, weight_steps : as in WinogradConfig; None if the algorithm
         is "float".
     reason, detail : the code, and what there is to say about this layer.
@@ -96,6 +97,10 @@ class LayerPlan:
                 self._refuse("tile", "an integer of at least 1")
             if not _texts(self.points):
                 self._refuse("points", "the interpolation points as text")
+        elif self.algorithm == "sfc":
+            if type(self.tile) is not int or self.tile not in SFC_TILES:
+                self._refuse("tile", f"one of {', '.join(map(str, SFC_TILES))}")
+            self._none("points")
         else:
             self._none("tile", "points")
         if self.algorithm == "float":
@@ -138,9 +143,9 @@ class LayerPlan:
                 f"layer {self.name}: computed in float ({self.reason.value}: {self.detail}); "
                 "it has no bilinear algorithm"
             )
-        if self.tile is None or self.points is None:
+        if self.tile is None:
             return direct(self.weight_shape[2])
-        return winograd(self.tile, self.points)
+        return sfc(self.tile) if self.points is None else winograd(self.tile, self.points)
 
     def scheme(self) -> Scheme:
         """How an int8 layer is quantized.
@@ -282,16 +287,21 @@ def _layer_from_json(index: int, entry: object) -> LayerPlan:
     return LayerPlan(**values)
 
 
+def algorithm_label(algorithm: str, tile: int | None) -> str:
+    """What tables call an algorithm: "F(4,3)", "SFC-4(4,3)", "direct" or "float"."""
+    labels = {"winograd": f"F({tile},3)", "sfc": f"SFC-{tile}({tile},3)"}
+    return labels.get(algorithm, algorithm)
+
+
 def _row(layer: LayerPlan) -> tuple[str, ...]:
     kernel = f"{layer.weight_shape[2]}x{layer.weight_shape[3]}"
-    tiled = f"F({layer.tile},{layer.weight_shape[2]})"
     reason = f"{layer.reason.value}: {layer.detail}" if layer.detail else layer.reason.value
     group = {None: "", 0: "whole"}.get(layer.group_size, str(layer.group_size))
     return (
         layer.name,
         "x".join(map(str, layer.input_shape)),
         f"{layer.weight_shape[0]}x{layer.weight_shape[1]}x{kernel}",
-        tiled if layer.algorithm == "winograd" else layer.algorithm,
+        algorithm_label(layer.algorithm, layer.tile),
         " ".join(layer.points or ()),
         layer.precision or "",
         group,

@@ -51,8 +51,8 @@ def _plan_layer(name: str, call: relax.Call, config: WinogradConfig) -> LayerPla
     half = len(padding) // 2
     refusal = _refusal(name, kind or "", call, weight, config)
     quantized = refusal is None and config.algorithm != "float"
-    tiled = quantized and config.algorithm == "winograd"
-    algorithm = winograd(config.tile, config.points) if tiled else None
+    tiled = quantized and config.algorithm in ("winograd", "sfc")
+    interpolated = quantized and config.algorithm == "winograd"
     reason, detail = refusal or (Reason.ELIGIBLE, _request(config))
     return LayerPlan(
         name=name,
@@ -64,7 +64,7 @@ def _plan_layer(name: str, call: relax.Call, config: WinogradConfig) -> LayerPla
         groups=int(attrs.groups),
         algorithm=config.algorithm if quantized else "float",
         tile=config.tile if tiled else None,
-        points=algorithm.points if algorithm else None,
+        points=winograd(config.tile, config.points).points if interpolated else None,
         precision=config.precision if quantized else None,
         group_size=config.group_size if quantized else None,
         scales=config.scales if quantized else None,
