@@ -48,6 +48,16 @@ def masked_row(mask):
 INFINITE = torch.zeros(5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
 
 CASES = {
+    "scaled sums": (
+        IMAGE,
+        lambda x: torch.add(x, x.flip(3), alpha=2.5),
+        lambda x: torch.sub(x, x.flip(3), alpha=-0.5),
+        lambda x: torch.add(x, 3, alpha=2),
+        lambda x: torch.rsub(x, 2, alpha=3),
+        lambda x: torch.rsub(x, x[:, :1], alpha=3),
+        lambda x: torch.add((3 * x).int(), (5 * x).int(), alpha=2),
+    ),
+    "exponential units": (IMAGE, nn.ELU(0.7), nn.SELU(), nn.CELU(0.5)),
     "pixel shuffle": (IMAGE, lambda x: F.pixel_shuffle(x, 2), lambda x: F.pixel_unshuffle(x, 2)),
     "padding": (
         IMAGE,

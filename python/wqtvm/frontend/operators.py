@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -135,6 +137,41 @@ def _reduce(operator: Callable[..., relax.Expr]) -> Convert:
     return convert
 
 
+def _with_alpha(in_relax: Callable[..., relax.Expr], in_python: Callable[..., Any]) -> Convert:
+    """x + alpha y, or x - alpha y; TVM's own conversion ignores alpha."""
+
+    def convert(node: fx.Node, importer: Any) -> Any:
+        x, y = importer.retrieve_args(node)
+        alpha = _argument(node, "alpha")
+        if alpha not in (None, 1):
+            if isinstance(y, relax.Expr):
+                factor = relax.const(alpha, y.ty.dtype)
+                y = importer.block_builder.emit(relax.op.multiply(y, factor))
+            else:
+                y = y * alpha
+        # The arguments are converted already; converting them once more leaves them as they are.
+        return importer._binary_op(in_relax, in_python)(SimpleNamespace(args=(x, y)))
+
+    return convert
+
+
+def _elu(node: fx.Node, importer: Any) -> relax.Var:
+    """scale (x if x > 0 else alpha (exp(input_scale x) - 1)); TVM's own takes both scales as 1."""
+    x = importer.env[node.args[0]]
+    alpha, scale, input_scale = (
+        1 if value is None else value
+        for value in (_argument(node, name) for name in ("alpha", "scale", "input_scale"))
+    )
+
+    def times(factor: float, value: relax.Expr) -> relax.Expr:
+        return relax.op.multiply(relax.const(factor, x.ty.dtype), value)
+
+    one = relax.const(1, x.ty.dtype)
+    negative = times(-alpha * scale, relax.op.nn.relu(one - relax.op.exp(times(input_scale, x))))
+    positive = times(scale, relax.op.nn.relu(x))
+    return importer.block_builder.emit(relax.op.add(negative, positive))
+
+
 def _attention(node: fx.Node, importer: Any) -> relax.Var:
     """softmax(scale Q K^T) V over (..., length, channels).
 
@@ -194,9 +231,11 @@ def _scaled_size(extents: Sequence[int], factors: Sequence[float]) -> list[int]:
 
 OWN_CONVERTERS: dict[str, Convert] = {
     "adaptive_max_pool2d.default": _adaptive_max_pool2d,
+    "add.Tensor": _with_alpha(relax.op.add, operator.add),
     "amax.default": _reduce(relax.op.max),
     "amin.default": _reduce(relax.op.min),
     "avg_pool2d.default": _avg_pool2d,
+    "elu.default": _elu,
     "max_pool2d.default": _max_pool2d,
     "pixel_shuffle.default": _pixel_shuffle,
     "pixel_unshuffle.default": _pixel_unshuffle,
@@ -204,6 +243,7 @@ OWN_CONVERTERS: dict[str, Convert] = {
     "reflection_pad2d.default": _pad2d("reflect"),
     "replication_pad2d.default": _pad2d("replicate"),
     "scaled_dot_product_attention.default": _attention,
+    "sub.Tensor": _with_alpha(relax.op.subtract, operator.sub),
     "upsample_nearest2d.vec": _resize2d("nearest_neighbor", "asymmetric", "floor"),
     "_upsample_nearest_exact2d.vec": _resize2d(
         "nearest_neighbor", "half_pixel", "round_prefer_ceil"
