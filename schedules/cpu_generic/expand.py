@@ -81,6 +81,12 @@ def _horner(coefficients: Sequence[float], x: Any) -> Any:
     return result
 
 
+def _is_number(x: Any) -> Any:
+    """Whether a float32 is no NaN, told by its bits: TVM takes ``x == x`` to be true."""
+    magnitude = tirx.bitwise_and(tirx.reinterpret("int32", x), tirx.const(0x7FFFFFFF, "int32"))
+    return magnitude <= tirx.const(0x7F800000, "int32")
+
+
 def _exp(x: Any) -> Any:
     def power_of_two(exponent: Any) -> Any:
         bits = tirx.shift_left(exponent + tirx.const(127, "int32"), tirx.const(23, "int32"))
@@ -111,7 +117,7 @@ def _exp(x: Any) -> Any:
     def whole_range(x: Any) -> Any:
         low, high = _EXP_RANGE
         limited = tirx.max(tirx.min(x, _float(high)), _float(low))
-        return tirx.Select(x == x, _named("limited", limited, reduced), x)
+        return tirx.Select(_is_number(x), _named("limited", limited, reduced), x)
 
     return _named("x", x, whole_range)
 
@@ -127,7 +133,7 @@ def _rational(p: Sequence[float], q: Sequence[float], limit: float) -> Callable[
     def formula(x: Any) -> Any:
         def whole_range(x: Any) -> Any:
             limited = tirx.max(tirx.min(x, _float(limit)), _float(-limit))
-            return tirx.Select(x == x, _named("limited", limited, ratio), x)
+            return tirx.Select(_is_number(x), _named("limited", limited, ratio), x)
 
         return _named("x", x, whole_range)
 
