@@ -83,7 +83,7 @@ CASES: dict[str, tuple[Callable[[], object], type[WqtvmError], str]] = {
         r"with algorithm 'sfc', tile is 3; give one of 4, 6",
     ),
     "precision": (config(precision="int8"), ConfigError, r"precision is 'int8'; give one of"),
-    "scales": (config(scales="learned"), ConfigError, r"scales is 'learned'; give one of"),
+    "scales": (config(scales="best"), ConfigError, r"scales is 'best'; give one of .* the path of"),
     "steps": (config(steps=""), ConfigError, r"steps is ''; give one of 'axis', 'tile'"),
     "weight steps": (config(weight_steps="x"), ConfigError, r"weight_steps is 'x'; give one of"),
     "group of three": (config(group_size=3), ConfigError, r"group_size is 3; give 0 .* of 4"),

@@ -21,23 +21,29 @@ from .runtime.threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from .build import compile
+    from .learning.learn import learn_scales
+    from .learning.learned import LearnedScales
     from .report import accuracy_report
     from .runtime.artefact import load
     from .runtime.model import CompiledModel
 
 _LAZY = {
     "CompiledModel": "runtime.model",
+    "LearnedScales": "learning.learned",
     "accuracy_report": "report",
     "compile": "build",
+    "learn_scales": "learning.learn",
     "load": "runtime.artefact",
 }
 
 __all__ = [
     "CompiledModel",
+    "LearnedScales",
     "WinogradConfig",
     "accuracy_report",
     "compile",
     "get_num_threads",
+    "learn_scales",
     "load",
     "register",
     "set_num_threads",

@@ -15,7 +15,9 @@ WeightSteps = Literal["tap", "filter"]
 ALGORITHMS = ("winograd", "sfc", "direct", "float")
 TILES = (2, 3, 4, 5, 6)
 PRECISIONS = ("full", "hadamard")
-SCALES = ("standard", "row-norm", "correlated")
+LEARNED = "learned"  # the scales that come with wqtvm
+SCALES = ("standard", "row-norm", "correlated", LEARNED)
+SCALES_SUFFIX = ".safetensors"  # of a file of scales, whose path is as good as a name
 STEPS = ("axis", "tile")
 WEIGHT_STEPS = ("tap", "filter")
 NAMED_POINTS = ("best", "lavin")
@@ -36,7 +38,8 @@ class WinogradConfig:
         use in "winograd" only.
     precision : "hadamard" (the product alone in int8) or "full" (every stage in int8).
     group_size : channels that share a quantization step; 0 means all of a layer.
-    scales : "standard", "row-norm" or "correlated"; of use in ``full`` only.
+    scales : "standard", "row-norm", "correlated", "learned" (those that come with wqtvm), or
+        the path of a file that ``wqtvm learn-scales`` wrote; of use in ``full`` only.
     steps : what shares a step in ``full``: "axis" or "tile".
     weight_steps : "tap" (a step for each tap of a filter and group) or "filter" (one for all of its
         taps, as int8 libraries do for direct convolutions).
@@ -65,7 +68,8 @@ class WinogradConfig:
         if self.algorithm == "sfc":
             _one_of("with algorithm 'sfc', tile", self.tile, SFC_TILES)
         _one_of("precision", self.precision, PRECISIONS)
-        _one_of("scales", self.scales, SCALES)
+        if not (isinstance(self.scales, str) and self.scales.endswith(SCALES_SUFFIX)):
+            _one_of("scales", self.scales, SCALES, f"the path of a *{SCALES_SUFFIX} file")
         _one_of("steps", self.steps, STEPS)
         _one_of("weight_steps", self.weight_steps, WEIGHT_STEPS)
         if isinstance(self.points, str):
@@ -82,10 +86,10 @@ class WinogradConfig:
             )
 
 
-def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
+def _one_of(name: str, value: object, choices: tuple[object, ...], *others: str) -> None:
     # The type, too: 4.0 equals 4, and would fail later.
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        listed = ", ".join(repr(choice) for choice in choices)
+        listed = ", ".join((*map(repr, choices), *others))
         raise ConfigError(f"{name} is {value!r}; give one of {listed}")
 
 

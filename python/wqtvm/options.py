@@ -78,8 +78,9 @@ def network(command: Command) -> Command:
                 help="Channels that share a quantization step; 0 is all of them.",
             ),
             click.option(
-                "--scales", type=click.Choice(SCALES), default=_DEFAULT.scales, show_default=True,
-                help="How the taps are levelled; of use in precision full.",
+                "--scales", default=_DEFAULT.scales, show_default=True,
+                help=f"How the taps are levelled in precision full: {', '.join(SCALES)}, or a file "
+                "that learn-scales wrote.",
             ),
             click.option(
                 "--steps", type=click.Choice(STEPS), default=_DEFAULT.steps, show_default=True,

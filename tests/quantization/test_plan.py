@@ -13,7 +13,7 @@ from wqtvm.errors import (
     ConfigError,
     NotEligibleError,
 )
-from wqtvm.fastconv import correlated_scales, direct, sfc, winograd
+from wqtvm.fastconv import ScaleSet, correlated_scales, direct, sfc, winograd
 from wqtvm.quantization import LayerPlan, Plan, Reason, Scheme
 
 WINOGRAD = LayerPlan(
@@ -44,6 +44,10 @@ FLOAT = replace(
     precision=None, group_size=None, scales=None, steps=None, weight_steps=None,
     reason=Reason.STRIDE, detail="stride is 2 x 2",
 )  # fmt: skip
+LEARNED = replace(
+    WINOGRAD, name="body.2", scales="mine.safetensors", s_b=(0.1, 1.0, 1.0, 2.0, 1.0, 1.0),
+    s_g=(1 / 3, 1.0, 1.0, 2.0, 1.0, 1.0),
+)  # fmt: skip
 PLAN = Plan((WINOGRAD, DIRECT, FLOAT, SFC))
 
 
@@ -53,6 +57,14 @@ def test_json_round_trip() -> None:
     layer = json.loads(PLAN.to_json())["layers"][2]
     assert layer["reason"] == "stride"
     assert layer["points"] is None
+
+
+def test_learned_scales_travel_in_the_plan() -> None:
+    plan = Plan((LEARNED,))
+    (layer,) = Plan.from_json(plan.to_json()).layers
+    assert layer == LEARNED
+    # Without the file that they were read from.
+    assert layer.scheme().scales == ScaleSet("mine.safetensors", LEARNED.s_b, LEARNED.s_g)
 
 
 def test_layers_by_name() -> None:
@@ -119,6 +131,10 @@ def test_scheme_of_a_layer() -> None:
         (SFC, {"tile": None}, "tile is None; give one of 4, 6"),
         (SFC, {"points": ("0", "1")}, "points is .*; give None for algorithm 'sfc'"),
         (FLOAT, {"precision": "full"}, "precision is 'full'; give None for algorithm 'float'"),
+        (FLOAT, {"s_b": (1.0,) * 6}, "s_b is .*; give None for algorithm 'float'"),
+        (WINOGRAD, {"s_b": (1.0,) * 6}, "s_b is .*; give None for scales 'correlated'"),
+        (LEARNED, {"s_b": None}, "s_b is None; give positive numbers, or scales one of standard, "),
+        (LEARNED, {"s_g": (1.0, 0.0)}, r"s_g is \(1\.0, 0\.0\); give positive numbers"),
     ],
 )
 def test_wrong_layers_are_refused(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from wqtvm.config import WinogradConfig
-from wqtvm.errors import ConfigError
+from wqtvm.errors import AlgorithmError, ArtefactMissingFileError, ConfigError
+from wqtvm.fastconv import winograd
 from wqtvm.frontend import from_torch
+from wqtvm.learning.learn import learn_scales
+from wqtvm.learning.noise import Noise
 from wqtvm.quantization.plan import LayerPlan, Plan, Reason
 from wqtvm.transform.pipeline import prepare
 from wqtvm.transform.plan_convolutions import plan_convolutions
@@ -62,6 +69,26 @@ def test_an_eligible_convolution_gets_what_is_configured() -> None:
     assert layer.weight_shape == (4, 8, 3, 3)
     assert layer.points is not None
     assert layer.points[-1] == "inf"
+
+
+def test_learned_scales_are_read_from_their_file(tmp_path: Path) -> None:
+    learned = learn_scales(
+        {"0": np.ones((4, 4, 3, 3), np.float32)}, winograd(2), iterations=1, noise=Noise("uniform")
+    )
+    path = tmp_path / "mine.safetensors"
+    learned.save(path)
+    config = WinogradConfig(tile=2, precision="full", scales=str(path))
+    layer = only_layer(nn.Conv2d(8, 4, 3), config)
+    assert layer.scales == str(path)
+    assert (layer.s_b, layer.s_g) == (learned.scales.s_b, learned.scales.s_g)
+    assert only_layer(nn.Conv2d(8, 4, 1), config).s_b is None
+    with pytest.raises(AlgorithmError, match=r"learned for F\(2,3\) .*, not for F\(4,3\)"):
+        only_layer(nn.Conv2d(8, 4, 3), replace(config, tile=4))
+    with pytest.raises(AlgorithmError, match=r"not for F\(1,3\), the direct convolution"):
+        only_layer(nn.Conv2d(8, 4, 3), replace(config, algorithm="direct"))
+    path.unlink()
+    with pytest.raises(ArtefactMissingFileError, match=r"mine\.safetensors: there is no such file"):
+        only_layer(nn.Conv2d(8, 4, 3), config)
 
 
 def test_direct_has_neither_tile_nor_points() -> None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any, ClassVar
 
 from ..errors import ArtefactCorruptError, ArtefactVersionError, ConfigError, NotEligibleError
-from ..fastconv import SFC_TILES, BilinearAlgorithm, direct, named_scales, sfc, winograd
+from ..fastconv import (
+    SCALE_RULES,
+    SFC_TILES,
+    BilinearAlgorithm,
+    ScaleSet,
+    direct,
+    named_scales,
+    sfc,
+    winograd,
+)
 from .scheme import PRECISIONS, STEPS, WEIGHT_STEPS, Scheme
 
 SCHEMA_VERSION = 1
@@ -49,6 +59,8 @@ class LayerPlan:
     precision, group_size, scales, steps, weight_steps : as in WinogradConfig; None if the algorithm
         is "float".
     reason, detail : the code, and what there is to say about this layer.
+    s_b, s_g : the scales themselves, where their name is none of a formula: a plan can be carried
+        out without the file that they were read from. Else None.
 
     Raises
     ------
@@ -73,6 +85,8 @@ class LayerPlan:
     weight_steps: str | None
     reason: Reason
     detail: str = ""
+    s_b: tuple[float, ...] | None = None
+    s_g: tuple[float, ...] | None = None
 
     _LENGTHS: ClassVar[Mapping[str, int]] = {
         "input_shape": 4, "weight_shape": 4, "stride": 2, "padding": 2, "dilation": 2,
@@ -104,7 +118,7 @@ class LayerPlan:
         else:
             self._none("tile", "points")
         if self.algorithm == "float":
-            self._none("precision", "group_size", "scales", "steps", "weight_steps")
+            self._none("precision", "group_size", "scales", "steps", "weight_steps", "s_b", "s_g")
             return
         self._one_of("precision", PRECISIONS)
         self._one_of("steps", STEPS)
@@ -113,6 +127,14 @@ class LayerPlan:
             self._refuse("group_size", "an integer of at least 0")
         if not isinstance(self.scales, str):
             self._refuse("scales", "the name of scales")
+        for field in ("s_b", "s_g"):
+            values = getattr(self, field)
+            if self.scales in SCALE_RULES:
+                if values is not None:
+                    self._refuse(field, f"None for scales {self.scales!r}")
+            elif not _positive(values):
+                remedy = f"positive numbers, or scales one of {', '.join(SCALE_RULES)}"
+                self._refuse(field, remedy)
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
@@ -157,7 +179,11 @@ class LayerPlan:
         """
         algorithm = self.bilinear_algorithm()
         # Never None here; written so that the type checker sees it too.
-        scales = named_scales(self.scales or "", algorithm)
+        name = self.scales or ""
+        if self.s_b is None or self.s_g is None:
+            scales = named_scales(name, algorithm)
+        else:
+            scales = ScaleSet(name, self.s_b, self.s_g)
         return Scheme(
             algorithm,
             scales,
@@ -316,6 +342,15 @@ def _integers(values: object, least: int) -> bool:
     return isinstance(values, tuple) and all(
         isinstance(value, int) and not isinstance(value, bool) and value >= least
         for value in values
+    )
+
+
+def _positive(values: object) -> bool:
+    """Whether values is a tuple of at least one positive, finite float."""
+    return (
+        isinstance(values, tuple)
+        and len(values) > 0
+        and all(isinstance(x, float) and math.isfinite(x) and x > 0 for x in values)
     )
 
 

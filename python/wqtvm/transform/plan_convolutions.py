@@ -14,8 +14,9 @@ from tvm import ir, relax
 
 from ..config import WinogradConfig
 from ..errors import ConfigError
-from ..fastconv import winograd
+from ..fastconv import SCALE_RULES, ScaleSet, direct, sfc, winograd
 from ..frontend.names import CONVOLUTION_OPS, bindings, layer_name, operator_name
+from ..learning import resolve_scales
 from ..quantization.plan import LayerPlan, Plan, Reason
 from .constants import is_tensor_constant, shape_of
 
@@ -28,10 +29,14 @@ def plan_convolutions(module: ir.IRModule, config: WinogradConfig) -> Plan:
     Raises
     ------
     ConfigError
-        If an include or exclude pattern matches no convolution.
+        If an include or exclude pattern matches no convolution, or the scales are not for the
+        algorithm.
+    ArtefactError
+        If scales cannot be read from their file.
     """
+    scales = _learned_scales(config)
     layers = [
-        _plan_layer(layer_name(binding.var), binding.value, config)
+        _plan_layer(layer_name(binding.var), binding.value, config, scales)
         for binding in bindings(module["main"])
         if operator_name(binding.value) in CONVOLUTION_OPS
     ]
@@ -39,7 +44,20 @@ def plan_convolutions(module: ir.IRModule, config: WinogradConfig) -> Plan:
     return Plan(tuple(layers))
 
 
-def _plan_layer(name: str, call: relax.Call, config: WinogradConfig) -> LayerPlan:
+def _learned_scales(config: WinogradConfig) -> ScaleSet | None:
+    """The scales that no formula gives, None if one does."""
+    if config.algorithm == "float" or config.scales in SCALE_RULES:
+        return None
+    if config.algorithm == "winograd":
+        algorithm = winograd(config.tile, config.points)
+    else:
+        algorithm = sfc(config.tile) if config.algorithm == "sfc" else direct(KERNEL)
+    return resolve_scales(config.scales, algorithm)
+
+
+def _plan_layer(
+    name: str, call: relax.Call, config: WinogradConfig, scales: ScaleSet | None
+) -> LayerPlan:
     attrs = call.attrs
     kind = operator_name(call)
     if kind == "relax.nn.conv2d":
@@ -72,6 +90,8 @@ def _plan_layer(name: str, call: relax.Call, config: WinogradConfig) -> LayerPla
         weight_steps=config.weight_steps if quantized else None,
         reason=reason,
         detail=detail,
+        s_b=scales.s_b if quantized and scales else None,
+        s_g=scales.s_g if quantized and scales else None,
     )
 
 

@@ -1,0 +1,143 @@
+"""Precision "full" in PyTorch, differentiable with respect to the scales.
+
+The arithmetic is that of ``quantization.full_reference``: the same stages, steps and roundings, in
+float32. Only sums of floats may be added in another order, so that a value next to a rounding tie
+may fall on its other side. Axes are named as there: p tiles; i, j rows and columns of an input
+tile; e, v taps; a, b rows and columns of an output tile; c channels as (g groups, s channels of a
+group); k output channels as (h, s).
+
+A rounding passes gradients on unchanged (straight-through), but a step, ``amax / 127``, is
+differentiated as it is: with a constant step the gradient of the error would be noise alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from ..quantization.arithmetic import LARGEST, ZERO_BELOW, round_up
+from ..quantization.scheme import Scheme
+from ..quantization.weights import transform_weights
+
+_LARGEST_OUTPUT_INTEGER = 2**15 - 1
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """Stages to compare with ``quantization.FullStages``; integers as float32.
+
+    Attributes
+    ----------
+    v : (p, e, v, g, s), the transformed input.
+    m_q : (p, e, v, k), sums of products.
+    a_m_q : (p, a, v, k), after the first pass of the output transform.
+    y : float32 (p, a, b, k), output tiles.
+    """
+
+    v: Tensor
+    m_q: Tensor
+    a_m_q: Tensor
+    y: Tensor
+
+
+class Layer:
+    """One convolution, whose scales are given with each call.
+
+    Parameters
+    ----------
+    weight : float (k, c, r, r).
+    scheme : all but the scales, which are not used.
+    """
+
+    def __init__(self, weight: NDArray[np.floating], scheme: Scheme) -> None:
+        algorithm = scheme.algorithm
+        self.channels = weight.shape[1]
+        self._outputs = weight.shape[0]
+        self._input_group = scheme.channels_per_group(self.channels)
+        self._output_group = scheme.channels_per_group(self._outputs)
+        self._tile_steps = scheme.steps == "tile"
+        self._filter_steps = scheme.weight_steps == "filter"
+        self._weight = torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32))
+        g = np.asarray(algorithm.g, dtype=np.float64)
+        self._u = _split(torch.from_numpy(transform_weights(weight, g)), self._input_group)
+        rows = scheme.input_matrix
+        self._rows = torch.tensor(rows.rows, dtype=torch.float32)
+        self._row_scale = torch.tensor([float(x) for x in rows.row_scale], dtype=torch.float64)
+        self._a_t = torch.from_numpy(np.asarray(algorithm.a_t, dtype=np.float64))
+
+    def exact(self, d: Tensor) -> Tensor:
+        """Convolve tiles (p, i, j, c) directly, to (p, a, b, k)."""
+        return functional.conv2d(d.permute(0, 3, 1, 2), self._weight).permute(0, 2, 3, 1)
+
+    def sqnr_db(self, d: Tensor, s_b: Tensor, s_g: Tensor) -> Tensor:
+        """SQNR of the emulated against the direct convolution of tiles, in dB; differentiable."""
+        exact = self.exact(d)
+        noise = (self(d, s_b, s_g).y - exact).square().sum()
+        return 10 * torch.log10(exact.square().sum() / noise)
+
+    def __call__(self, d: Tensor, s_b: Tensor, s_g: Tensor) -> Emulated:
+        """Convolve tiles.
+
+        Parameters
+        ----------
+        d : float32 (p, i, j, c).
+        s_b, s_g : float64 (n,), the diagonals of S_B and S_G.
+        """
+        both = (1, 2, 4)
+        first, second = (both, both) if self._tile_steps else ((1, 4), (2, 4))
+        row_scale = (s_b * self._row_scale).float()
+        d_q, d_step = quantize(_split(d, self._input_group), first)
+        sums = torch.einsum("ei,pijgs->pejgs", self._rows, d_q)
+        b_d, b_d_step = quantize(sums * (d_step * row_scale[:, None, None, None]), second)
+        sums = torch.einsum("vj,pejgs->pevgs", self._rows, b_d)
+        v, v_step = quantize(sums * (b_d_step * row_scale[:, None, None]), (4,))
+
+        u = (self._u * (s_g[:, None, None, None, None] * s_g[:, None, None, None])).float()
+        u_q, u_step = quantize(u, (0, 1, 4) if self._filter_steps else (4,))
+        m = torch.einsum("pevgs,evkgs->pevk", v * v_step, u_q * u_step)
+
+        a_int, a_step = self._output_integers(s_b, s_g)
+        m_q, m_step = quantize(_split(m, self._output_group), first)
+        sums = torch.einsum("ae,pevhs->pavhs", a_int, m_q)
+        a_m, a_m_step = quantize(sums * (m_step * a_step), second)
+        sums = torch.einsum("bv,pavhs->pabhs", a_int, a_m)
+        y = sums * (a_m_step * a_step)
+        return Emulated(v, self._join(m_q), self._join(a_m), self._join(y))
+
+    def _output_integers(self, s_b: Tensor, s_g: Tensor) -> tuple[Tensor, Tensor]:
+        """A^T S_A rounded to 16 bits, and its step."""
+        scaled = self._a_t / (s_b * s_g)
+        step = scaled.abs().amax() / _LARGEST_OUTPUT_INTEGER
+        return _round(scaled / step).float(), step.float()
+
+    def _join(self, values: Tensor) -> Tensor:
+        return values.flatten(-2)[..., : self._outputs]
+
+
+def quantize(values: Tensor, shared: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Integers and steps as of ``quantization.quantize``, of finite values, with gradients."""
+    largest = values.abs().amax(dim=shared, keepdim=True)
+    zero = largest < float(ZERO_BELOW)
+    positive = torch.where(zero, 1.0, largest)
+    # Not a number over a tensor: PyTorch would round the reciprocal first.
+    inverse = torch.where(zero, 0.0, torch.full_like(positive, LARGEST) / positive)
+    step = torch.where(zero, 0.0, positive / torch.full_like(positive, LARGEST))
+    return _round(values * inverse), step
+
+
+def _round(values: Tensor) -> Tensor:
+    """To the nearest integer, ties to even; the gradient is that of the values."""
+    # The difference of a float and its nearest integer is exact, so that the sum is the integer.
+    return values + (values.round() - values).detach()
+
+
+def _split(values: Tensor, size: int) -> Tensor:
+    """Last axis (channels) as (groups, size), the last group padded with zeros."""
+    channels = values.shape[-1]
+    padded = functional.pad(values, (0, round_up(channels, size) - channels))
+    return padded.reshape(*values.shape[:-1], -1, size)

@@ -1,0 +1,275 @@
+"""Learned scales as a value and as files: what they are, how they were made, whom they fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import LEARNED, SCALES_SUFFIX
+from ..errors import (
+    AlgorithmError,
+    AlreadyExistsError,
+    ArtefactCorruptError,
+    ArtefactError,
+    ArtefactMissingFileError,
+    ArtefactVersionError,
+    ConfigError,
+)
+from ..fastconv import (
+    NAMED_POINTS,
+    SCALE_RULES,
+    BilinearAlgorithm,
+    ScaleSet,
+    named_scales,
+    winograd,
+)
+
+SCHEMA_VERSION = 1
+_TENSORS = ("s_b", "s_g")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How scales were learned: with the same weights, the call that made them can be repeated.
+
+    Attributes
+    ----------
+    algorithm, points : as of the bilinear algorithm, such as "F(4,3)".
+    precision, group_size, steps, weight_steps : as in WinogradConfig, while learning.
+    noise, rho : kind of the input noise, and the correlation of neighbours (None for white noise).
+    weights : what the convolutions were.
+    start : the closed form that learning started from.
+    optimizer, learning_rate, layers_per_iteration, seed : of the learning.
+    iterations : gradient steps until it ended.
+    ended : why: "converged", "limit" (of iterations) or "interrupted".
+    before_db, after_db : mean SQNR over layers on held-out noise, by the start's scales and these.
+    wqtvm, torch : versions.
+    """
+
+    algorithm: str
+    points: tuple[str, ...]
+    precision: str
+    group_size: int
+    steps: str
+    weight_steps: str
+    noise: str
+    rho: float | None
+    weights: str
+    start: str
+    optimizer: str
+    learning_rate: float
+    layers_per_iteration: int
+    seed: int
+    iterations: int
+    ended: str
+    before_db: float
+    after_db: float
+    wqtvm: str
+    torch: str
+
+
+@dataclass(frozen=True)
+class LearnedScales:
+    """Scales for one algorithm, and how they were made.
+
+    Attributes
+    ----------
+    scales : S_B and S_G.
+    provenance : how they were made.
+    """
+
+    scales: ScaleSet
+    provenance: Provenance
+
+    def scales_for(self, algorithm: BilinearAlgorithm) -> ScaleSet:
+        """The scales, if they are for this algorithm.
+
+        Raises
+        ------
+        AlgorithmError
+            If they were learned for another one, or for other points.
+        """
+        made = self.provenance
+        if (made.algorithm, made.points) != (algorithm.name, algorithm.points):
+            raise AlgorithmError(
+                f"scales {self.scales.name!r} were learned for {made.algorithm} with points "
+                f"{', '.join(made.points)}, not for {_described(algorithm)}; "
+                "learn others by `wqtvm learn-scales`"
+            )
+        return self.scales
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the scales (safetensors) and, beside them, how they were made (JSON).
+
+        Raises
+        ------
+        AlreadyExistsError, ArtefactError
+            As ``check_destination``; ArtefactError also if a file cannot be written.
+        """
+        from safetensors.numpy import save
+
+        path = Path(path)
+        check_destination(path, overwrite)
+        tensors = {
+            name: np.array(getattr(self.scales, name), dtype=np.float64) for name in _TENSORS
+        }
+        content = save(tensors)
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "provenance": dataclasses.asdict(self.provenance),
+        }
+        try:
+            path.write_bytes(content)
+            _beside(path).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise ArtefactError(f"{path} cannot be written: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path, name: str | None = None) -> LearnedScales:
+        """Read what ``save`` wrote; the scales are called ``name``, the path if None.
+
+        Raises
+        ------
+        ArtefactMissingFileError
+            If one of both files is not there.
+        ArtefactCorruptError
+            If a file is altered, or no such file.
+        ArtefactVersionError
+            If a newer wqtvm wrote it.
+        """
+        path = Path(path)
+        content, text = _read(path), _read(_beside(path))
+        try:
+            document = json.loads(text)
+            version = document["schema_version"]
+            if type(version) is not int or version < 1:
+                raise ValueError(f"schema_version is {version!r}")
+            if version > SCHEMA_VERSION:
+                raise ArtefactVersionError(
+                    f"{_beside(path)}: schema_version is {version}, this wqtvm reads up to "
+                    f"{SCHEMA_VERSION}; upgrade wqtvm"
+                )
+            sha256, provenance = document["sha256"], document["provenance"]
+            made = Provenance(**{**provenance, "points": tuple(provenance["points"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ArtefactCorruptError(
+                f"{_beside(path)}: it does not say how scales were learned "
+                f"({type(error).__name__}: {error}); learn them again"
+            ) from error
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise ArtefactCorruptError(
+                f"{path} was altered: its SHA-256 is not the one in {_beside(path).name}; "
+                "copy both files again, or learn the scales again"
+            )
+        return cls(_scales(content, name or str(path), path), made)
+
+
+def check_destination(path: str | Path, overwrite: bool) -> None:
+    """Check that scales may be written to ``path``, and beside it.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If a file is there, and overwriting was not asked for.
+    ArtefactError
+        If the name is not one of scales, or the folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix != SCALES_SUFFIX:
+        raise ArtefactError(f"{path}: scales are saved as *{SCALES_SUFFIX}; give such a name")
+    if not path.parent.is_dir():
+        raise ArtefactError(f"{path}: the folder {path.parent} does not exist; make it first")
+    for file in (path, _beside(path)):
+        if file.exists() and not overwrite:
+            raise AlreadyExistsError(
+                f"{file} exists; give another path, or overwrite=True (--overwrite) to replace it"
+            )
+
+
+def shipped_scales(algorithm: BilinearAlgorithm) -> LearnedScales:
+    """The learned scales that come with wqtvm: for any network, learned on random weights.
+
+    Raises
+    ------
+    ConfigError
+        If there are none for this algorithm and points.
+    """
+    for (tile, points), file in shipped_files().items():
+        made_for = winograd(tile, points)
+        if (made_for.name, made_for.points) == (algorithm.name, algorithm.points):
+            return LearnedScales.load(file, LEARNED)
+    listed = ", ".join(f"F({tile},3) {points}" for tile, points in shipped_files())
+    raise ConfigError(
+        f"scales are {LEARNED!r}, but none come with wqtvm for {_described(algorithm)} (there are: "
+        f"{listed}); learn some by `wqtvm learn-scales`, and give their path"
+    )
+
+
+def shipped_files() -> dict[tuple[int, str], Path]:
+    """Paths of the scales that come with wqtvm, by tile and name of the points."""
+    folder = Path(str(resources.files(__package__) / "sets"))
+    candidates = {
+        (tile, name): folder / f"f{tile}-{name}{SCALES_SUFFIX}"
+        for name in NAMED_POINTS
+        for tile in NAMED_POINTS[name]
+    }
+    return {key: path for key, path in sorted(candidates.items()) if path.is_file()}
+
+
+def resolve_scales(scales: str, algorithm: BilinearAlgorithm) -> ScaleSet:
+    """The scales of a configuration: a closed form, those that come with wqtvm, or a file's.
+
+    Raises
+    ------
+    ConfigError, AlgorithmError
+        If they are not for this algorithm.
+    ArtefactError
+        As ``LearnedScales.load``.
+    """
+    if scales in SCALE_RULES:
+        return named_scales(scales, algorithm)
+    learned = shipped_scales(algorithm) if scales == LEARNED else LearnedScales.load(scales)
+    return learned.scales_for(algorithm)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ArtefactMissingFileError(
+            f"scales {path}: there is no such file; `wqtvm learn-scales` writes a *{SCALES_SUFFIX} "
+            "and a *.json that stay together"
+        ) from error
+    except OSError as error:
+        raise ArtefactError(f"scales {path} cannot be read: {error}") from error
+
+
+def _scales(content: bytes, name: str, path: Path) -> ScaleSet:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors: dict[str, Any] = load(content)
+        return ScaleSet(name, *(tuple(map(float, tensors[key])) for key in _TENSORS))
+    except (SafetensorError, KeyError, TypeError, AlgorithmError) as error:
+        raise ArtefactCorruptError(f"{path}: it holds no scales ({error}); learn them again") from (
+            error
+        )
+
+
+def _described(algorithm: BilinearAlgorithm) -> str:
+    if not algorithm.points:
+        return f"{algorithm.name}, the direct convolution"
+    return f"{algorithm.name} with points {', '.join(algorithm.points)}"
