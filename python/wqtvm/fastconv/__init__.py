@@ -14,6 +14,7 @@ from .scales import (
     row_norm_scales,
     standard_scales,
 )
+from .search import PointCandidate, search_points
 from .sfc import SFC_TILES, sfc
 from .toom_cook import INFINITY, NAMED_POINTS, direct, toom_cook, winograd
 
@@ -26,6 +27,7 @@ __all__ = [
     "BilinearAlgorithm",
     "IntegerMatrix",
     "Matrix",
+    "PointCandidate",
     "Rational",
     "RowOps",
     "ScaleSet",
@@ -38,6 +40,7 @@ __all__ = [
     "noise_gain_db",
     "rescaled",
     "row_norm_scales",
+    "search_points",
     "sfc",
     "standard_scales",
     "toom_cook",

@@ -78,8 +78,6 @@ def correlated_scales(algorithm: BilinearAlgorithm, rho: float = CORRELATION) ->
     AlgorithmError
         If rho is outside [0, 1).
     """
-    if not 0 <= rho < 1:
-        raise AlgorithmError(f"rho is {rho}; it must be at least 0 and below 1")
     return ScaleSet(
         "correlated",
         tuple(1.0 / math.sqrt(_variance(row, rho)) for row in algorithm.b_t),
@@ -107,13 +105,23 @@ def named_scales(name: str, algorithm: BilinearAlgorithm) -> ScaleSet:
     return SCALE_RULES[name](algorithm)
 
 
-def noise_gain_db(algorithm: BilinearAlgorithm) -> float:
+def noise_gain_db(algorithm: BilinearAlgorithm, rho: float = 0.0) -> float:
     """How much louder int8 rounding noise is than in a direct convolution, in dB, in 2-D.
 
     ``20 log10(M1)`` with ``M1 = sum over outputs a and products k of (A^T[a, k] q_k)^2 / (m r)``
-    and ``q_k = |b_k| |g_k|``: diagonal scales cancel in it, so that it depends on points alone.
+    and ``q_k = sqrt(b_k R b_k^T) |g_k|``, where R is the covariance of inputs whose neighbours
+    correlate by rho, as in correlated_scales; for white inputs, rho = 0, q_k is ``|b_k| |g_k|``.
+    Diagonal scales cancel in it, so that it depends on points alone. A step per tap is assumed.
+
+    Raises
+    ------
+    AlgorithmError
+        If rho is outside [0, 1).
     """
-    norms = [_norm(b) * _norm(g) for b, g in zip(algorithm.b_t, algorithm.g, strict=True)]
+    norms = [
+        math.sqrt(_variance(b, rho)) * _norm(g)
+        for b, g in zip(algorithm.b_t, algorithm.g, strict=True)
+    ]
     total = sum(
         (float(entry) * norm) ** 2
         for row in algorithm.a_t
@@ -127,6 +135,8 @@ def _norm(row: Sequence[Fraction]) -> float:
 
 
 def _variance(row: Sequence[Fraction], rho: float) -> float:
+    if not 0 <= rho < 1:
+        raise AlgorithmError(f"rho is {rho}; it must be at least 0 and below 1")
     return sum(
         float(x) * float(y) * rho ** abs(j - k)
         for j, x in enumerate(row)
