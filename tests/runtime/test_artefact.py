@@ -245,6 +245,13 @@ def test_cpu_that_lacks_a_feature(copy, monkeypatch):
         load(copy)
 
 
+def test_library_for_another_machine(copy, monkeypatch):
+    rewrite(copy, machine="riscv64")
+    monkeypatch.setattr(artefact, "_load_library", pytest.fail)
+    with pytest.raises(TargetNotRunnableError, match=r"model\.wq is for riscv64, but this machine"):
+        load(copy)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

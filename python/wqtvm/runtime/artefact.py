@@ -29,6 +29,7 @@ from ..errors import (
     ArtefactVersionError,
     ConfigError,
     MissingDependencyError,
+    TargetNotRunnableError,
 )
 from ..target import TargetRecord, lookup
 from ..tensor_spec import TensorSpec
@@ -157,6 +158,11 @@ def load(path: str | Path) -> CompiledModel:
     _check_versions(manifest, folder)
     # What the code needs is what its compiler was told, whatever the target is now.
     target = dataclasses.replace(lookup(manifest.target), features=manifest.features)
+    if manifest.machine != platform.machine():
+        raise TargetNotRunnableError(
+            f"{folder} is for {manifest.machine}, but this machine is {platform.machine()}; "
+            "compile the network for this one"
+        )
     cpu.require(target)
     for name, record in manifest.files.items():
         _verify(folder, name, record)
@@ -179,11 +185,8 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _linker(target: TargetRecord) -> str:
-    """Return the program that links a library for the target.
-
-    The host of CUDA code is this machine.
-    """
-    if target.architecture in (platform.machine(), "cuda"):
+    """Return the program that links a library for the target."""
+    if _machine(target) == platform.machine():
         names = (os.environ["CXX"],) if os.environ.get("CXX") else _COMPILERS
         remedy = "install one (package g++), or name yours by the environment variable CXX"
     else:
@@ -199,6 +202,11 @@ def _linker(target: TargetRecord) -> str:
     )
 
 
+def _machine(target: TargetRecord) -> str:
+    """Return the architecture of the target's library; the host of CUDA code is this machine."""
+    return platform.machine() if target.architecture == "cuda" else target.architecture
+
+
 def _write(model: CompiledModel, folder: Path, compiler: str) -> None:
     from safetensors.numpy import save_file
 
@@ -211,6 +219,7 @@ def _write(model: CompiledModel, folder: Path, compiler: str) -> None:
     manifest = Manifest(
         versions=versions(),
         target=model.target.name,
+        machine=_machine(model.target),
         features=model.target.features,
         plan=model.plan,
         config=model.config,

@@ -42,7 +42,9 @@ class Manifest:
     Attributes
     ----------
     versions : of the packages that it was made with.
-    target : name of the target; features : the CPU flags that its code needs.
+    target : name of the target.
+    machine : architecture of the library, as ``platform.machine()`` calls it.
+    features : CPU flags that the code needs.
     plan, config : how each convolution is computed, and what was asked for.
     inputs, outputs : in the order of the network's.
     single_output : whether a call returns the output itself, not a tuple.
@@ -52,6 +54,7 @@ class Manifest:
 
     versions: Mapping[str, str]
     target: str
+    machine: str
     features: tuple[str, ...]
     plan: Plan
     config: WinogradConfig
@@ -66,7 +69,11 @@ class Manifest:
         document = {
             "schema_version": SCHEMA_VERSION,
             "versions": dict(self.versions),
-            "target": {"name": self.target, "features": list(self.features)},
+            "target": {
+                "name": self.target,
+                "machine": self.machine,
+                "features": list(self.features),
+            },
             "config": dataclasses.asdict(self.config),
             "plan": json.loads(self.plan.to_json()),
             "inputs": [specs.to_json(spec) for spec in self.inputs],
@@ -152,6 +159,7 @@ def _from_document(document: Mapping[str, Any]) -> Manifest:
     return Manifest(
         versions={str(name): str(value) for name, value in document["versions"].items()},
         target=str(target["name"]),
+        machine=str(target["machine"]),
         features=tuple(str(flag) for flag in target["features"]),
         plan=Plan.from_json(json.dumps(document["plan"])),
         config=WinogradConfig(**config),
