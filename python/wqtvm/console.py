@@ -98,15 +98,15 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 def plan_table(plan: Plan) -> Table:
     """Return a plan as a table: what is computed in int8, and why the rest is not."""
+    from .quantization.plan import algorithm_label
+
     result = table("layer", "input", "weight", "algorithm", "precision", "reason")
     for layer in plan.layers:
-        tiled = layer.tile is not None
-        size = layer.weight_shape[2]
         result.add_row(
             escape(layer.name),
             "x".join(map(str, layer.input_shape)),
             "x".join(map(str, layer.weight_shape)),
-            f"F({layer.tile},{size})" if tiled else layer.algorithm,
+            algorithm_label(layer.algorithm, layer.tile),
             layer.precision or "",
             escape(f"{layer.reason.value}: {layer.detail}" if layer.detail else layer.reason.value),
             style=None if layer.algorithm != "float" else "dim",

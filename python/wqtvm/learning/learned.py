@@ -271,5 +271,5 @@ def _scales(content: bytes, name: str, path: Path) -> ScaleSet:
 
 def _described(algorithm: BilinearAlgorithm) -> str:
     if not algorithm.points:
-        return f"{algorithm.name}, the direct convolution"
+        return algorithm.name if algorithm.m > 1 else f"{algorithm.name}, the direct convolution"
     return f"{algorithm.name} with points {', '.join(algorithm.points)}"
