@@ -24,6 +24,7 @@ from rich.markup import escape
 from .config import PRECISIONS, TILES, Precision, WinogradConfig
 from .demo.images import IMAGES
 from .errors import WqtvmError
+from .learning.command import learn_scales_command
 from .options import common, configuration, network
 from .versions import ABSENT, version
 
@@ -363,6 +364,9 @@ def demo(
     save(found, output)
     console.console().print(console.demo_table(found))
     console.say(f"Wrote {output}: the images side by side.", quiet)
+
+
+commands.add_command(learn_scales_command)
 
 
 def _complain(what: str, message: str) -> None:

@@ -87,6 +87,38 @@ class Steps:
             self._console.print(f"  {stage}: {done} of {total}, {seconds:.1f} s")
 
 
+class Learning:
+    """The progress of learning, with the SQNR so far, on standard error; also its callback."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        stream = console(sys.stderr)
+        self._bar = Progress(
+            TextColumn("  learning"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed} of at most {task.total}, {task.fields[sqnr]}"),
+            TimeElapsedColumn(),
+            console=stream,
+            disable=quiet or not stream.is_terminal,
+        )
+        self._task = self._bar.add_task("learning", total=None, sqnr="")
+
+    def __enter__(self) -> Learning:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, limit: int, sqnr_db: float) -> None:
+        """Show that ``done`` iterations are done, and the SQNR they reached."""
+        self._bar.update(self._task, completed=done, total=limit, sqnr=f"{sqnr_db:.2f} dB")
+
+
 def table(*columns: str, title: str | None = None) -> Table:
     """Return an empty table; a column whose heading ends in ">" is aligned right."""
     result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)

@@ -20,14 +20,13 @@ from ..fastconv import BilinearAlgorithm, ScaleSet
 from ..quantization.scheme import Scheme
 from ..versions import ABSENT, version
 from .emulation import Layer
-from .learned import LearnedScales, Provenance
+from .learned import OPTIMIZERS, LearnedScales, Provenance
 from .noise import Noise
 
 Weights = Mapping[str, NDArray[np.floating]]
 Progress = Callable[[int, int, float], None]
 """Called with the iterations done, their limit, and the best mean SQNR so far in dB."""
 
-OPTIMIZERS = ("sgd", "adam")
 # Of the logarithm of a scale, a step. The gradient is some dB a neper, so that SGD moves scales by
 # about a hundredth of their value a step at first; Adam moves each by its rate, whatever the
 # gradient.

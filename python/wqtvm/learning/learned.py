@@ -32,6 +32,8 @@ from ..fastconv import (
 )
 
 SCHEMA_VERSION = 1
+NOISES = ("correlated", "gaussian", "uniform")
+OPTIMIZERS = ("sgd", "adam")
 _TENSORS = ("s_b", "s_g")
 
 

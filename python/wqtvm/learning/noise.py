@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..fastconv import CORRELATION, BilinearAlgorithm, ScaleSet, correlated_scales, row_norm_scales
-
-KINDS = ("correlated", "gaussian", "uniform")
+from .learned import NOISES
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Noise:
     rho: float = CORRELATION
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"noise is {self.kind!r}; give one of {', '.join(KINDS)}")
+        if self.kind not in NOISES:
+            raise ConfigError(f"noise is {self.kind!r}; give one of {', '.join(NOISES)}")
         if not 0 <= self.rho < 1:
             raise ConfigError(f"rho is {self.rho}; it must be at least 0 and below 1")
 
