@@ -27,7 +27,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from .demo.demo import Demonstration
     from .doctor import Diagnosis
-    from .quantization.plan import Plan
+    from .quantization.plan import LayerPlan, Plan
     from .report import AccuracyReport
 
 # Wide enough for every table of ours, where there is no terminal to fit it to.
@@ -140,10 +140,17 @@ def plan_table(plan: Plan) -> Table:
             "x".join(map(str, layer.weight_shape)),
             algorithm_label(layer.algorithm, layer.tile),
             layer.precision or "",
-            escape(f"{layer.reason.value}: {layer.detail}" if layer.detail else layer.reason.value),
+            escape(_reason(layer)),
             style=None if layer.algorithm != "float" else "dim",
         )
     return result
+
+
+def _reason(layer: LayerPlan) -> str:
+    """Return why; of a layer in int8, which is as it was configured, it goes without details."""
+    if layer.algorithm != "float" or not layer.detail:
+        return layer.reason.value
+    return f"{layer.reason.value}: {layer.detail}"
 
 
 def report_table(report: AccuracyReport) -> Table:
