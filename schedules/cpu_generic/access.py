@@ -28,12 +28,15 @@ class Access:
     strides : elements between neighbours along each block variable, in the order of the block's
         variables; None if the index is no linear function of them (then no stride is known).
     origin : the element accessed where all variables are 0.
+    exact : whether the strides hold everywhere; they do not in the last vector of an axis that is
+        cut into vectors, since it begins earlier.
     """
 
     buffer: Any
     indices: tuple[Any, ...]
     strides: tuple[int, ...] | None
     origin: int
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,11 @@ def block_info(block: SBlock) -> BlockInfo:
 
     def access(buffer: Any, node: Any) -> Access:
         strides, origin = _strides(buffer, node.indices, variables, extents)
-        return Access(buffer, tuple(node.indices), strides, origin)
+        exact = strides is not None
+        if not exact:
+            first = [tvm_ffi.structural_map(i, (tirx.Min, _first)) for i in node.indices]
+            strides, origin = _strides(buffer, first, variables, extents)
+        return Access(buffer, tuple(node.indices), strides, origin, exact)
 
     written = {store.buffer for store in stores}
     return BlockInfo(
@@ -250,6 +257,10 @@ def _strides(
     except NotAnalysableError:
         return None, 0
     return tuple(int(stride) for stride in strides), int(origin)
+
+
+def _first(minimum: Any) -> Any:
+    return minimum.a
 
 
 def _unit(rank: int, axis: int) -> list[int]:

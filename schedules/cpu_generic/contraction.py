@@ -34,13 +34,13 @@ from .injective import extent_of, schedule_injective
 from .machine import Machine, machine_of
 from .reduction import padding_at
 from .rewrite import (
-    drop_buffer,
     insert_stage,
     nest_of,
     replace_loads,
     replace_nest,
     replace_stage,
     substitute,
+    with_buffers,
 )
 from .stages import schedule_stages, stage_names
 
@@ -182,7 +182,8 @@ def schedule_contraction(
         rebuilt = insert_stage(rebuilt, _ACCUMULATE, copy)
     else:
         rebuilt = replace_nest(rebuilt, epilogue.name, _tiled_epilogue(work, tile, sums, epilogue))
-        rebuilt = drop_buffer(rebuilt, written)
+        kept = [b for b in rebuilt.body.block.alloc_buffers if not b.same_as(written)]
+        rebuilt = with_buffers(rebuilt, kept)
     sch = s_tir.Schedule(rebuilt)
     done = {_ACCUMULATE, _EPILOGUE, _PACK}
     names = stage_names(sch)

@@ -7,16 +7,14 @@ transposition are 16 x 16 values, 2 KB on both sides together, and stay in L1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import tvm_ffi
-from tvm import ir, s_tir, tirx
+from tvm import s_tir, tirx
 
 from .access import BlockInfo, NotAnalysableError, axes_in_values, block_info
 from .inline import is_padding
 from .machine import Machine
-from .rewrite import nest_of, replace_nest, substitute
+from .reshape import cut_axis, stage_info
 
 # Edge of the tiles in which a strided read is turned into a contiguous write.
 _TRANSPOSE_TILE = 16
@@ -44,6 +42,12 @@ def schedule_injective(sch: s_tir.Schedule, block: Any, machine: Machine) -> Non
     if transposed is not None:
         _schedule_transposition(sch, loops, transposed, machine, info)
         return
+    if extent_of(sch, inner) == machine.lanes and len(loops) == 2:
+        # A flat stage that is cut into vectors already.
+        sch.vectorize(inner)
+        if info.size >= machine.parallel_elements:
+            sch.parallel(loops[0])
+        return
     if not outer:
         chunk = _chunk(extent_of(sch, inner), machine.lanes)
         outer_loop, inner = sch.split(inner, [None, chunk])
@@ -57,93 +61,33 @@ def vectorize_inner(
     sch: s_tir.Schedule, loop: Any, machine: Machine, conditional: bool = False
 ) -> None:
     """Vectorise an innermost loop of any extent; what is left of the last vector runs alone."""
-    extent = extent_of(sch, loop)
-    if extent % machine.lanes == 0 and not conditional:
-        _, lane = sch.split(loop, [None, machine.lanes])
+    if extent_of(sch, loop) % machine.lanes == 0:
+        loop, lane = sch.split(loop, [None, machine.lanes])
         sch.vectorize(lane)
-    elif conditional:
-        # Pieces on which the condition does not change; LLVM vectorises each.
+    if conditional:
+        # Pieces on which the condition does not change; LLVM vectorises those that are no vectors.
         sch.annotate(loop, "pragma_loop_partition_hint", 1)
     # Otherwise LLVM vectorises the loop and its tail.
 
 
-def flatten_stage(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
-    """Return the function with axes of an injective stage joined that run through memory as one.
+def whole_vectors(function: tirx.PrimFunc, name: str, machine: Machine) -> tirx.PrimFunc:
+    """Return the function with the last axis of an injective stage cut into whole vectors.
 
-    An access gets its offset as the last index, with zeros before. Loops that are fused by the
-    schedule instead leave quotients and remainders in the indices, which the simplifier does not
-    always cancel, and then a vector is gathered lane by lane. Buffers inside of the function keep
-    their indices, since their shape may still be shrunk to what is accessed.
+    Raises
+    ------
+    NotAnalysableError
+        If the stage is outside of what the schedules understand.
     """
-    sch = s_tir.Schedule(function)
-    info = block_info(sch.get(sch.get_sblock(name)))
-    inside = function.body.block.alloc_buffers
-    groups = _joined_axes(info, inside)
-    if len(groups) == len(info.extents):
+    info = stage_info(function, name)
+    last = len(info.extents) - 1
+    if last < 0 or info.extents[last] < machine.lanes or not info.extents[last] % machine.lanes:
         return function
-    variables = [tirx.Var(f"v{i}", info.variables[0].ty.dtype) for i in range(len(groups))]
-    extents = [math.prod(info.extents[axis] for axis in group) for group in groups]
-    values = {
-        info.variables[axis]: variable if len(group) == 1 else tirx.const(0, variable.ty.dtype)
-        for group, variable in zip(groups, variables, strict=True)
-        for axis in group
-    }
-
-    def indices(buffer: Any, old: Sequence[Any]) -> list[Any]:
-        if any(buffer.same_as(b) for b in inside):
-            return [substitute(index, values) for index in old]
-        access = next(
-            a
-            for a in (*info.reads, *info.writes)
-            if a.buffer.same_as(buffer) and tvm_ffi.structural_equal(a.indices, tuple(old))
-        )
-        assert access.strides is not None
-        offset = tirx.const(access.origin, variables[0].ty.dtype)
-        for group, variable in zip(groups, variables, strict=True):
-            offset = offset + variable * access.strides[group[-1]]
-        return [*(tirx.const(0, offset.ty.dtype) for _ in old[1:]), offset]
-
-    def on_load(load: Any) -> Any:
-        return tirx.BufferLoad(load.source, indices(load.source, load.indices))
-
-    def on_store(store: Any) -> Any:
-        return tirx.BufferStore(store.buffer, store.value, indices(store.buffer, store.indices))
-
-    body = tvm_ffi.structural_map(
-        info.node.body, [(ir.TensorLoad, on_load), (tirx.BufferStore, on_store)]
-    )
-    body = substitute(body, values)
-    return replace_nest(function, name, nest_of(name, variables, extents, body))
-
-
-def _joined_axes(info: BlockInfo, inside: Sequence[Any]) -> list[list[int]]:
-    """Return the axes in groups along which every access runs as along one axis."""
-    accesses = [*info.reads, *info.writes]
-    count = len(info.extents)
-    named = axes_in_values(info)
-    if any(access.strides is None for access in accesses):
-        return [[axis] for axis in range(count)]
-
-    def joined(axis: int) -> bool:
-        if axis in named or axis - 1 in named:
-            return False
-        for access in accesses:
-            assert access.strides is not None
-            outer, inner = access.strides[axis - 1], access.strides[axis]
-            kept = any(access.buffer.same_as(b) for b in inside)
-            if kept and (outer or inner):
-                return False
-            if info.extents[axis - 1] > 1 and outer != inner * info.extents[axis]:
-                return False
-        return True
-
-    groups = [[0]] if count else []
-    for axis in range(1, count):
-        if joined(axis):
-            groups[-1].append(axis)
-        else:
-            groups.append([axis])
-    return groups
+    plain = all(a.strides and a.strides[last] in (0, 1) for a in (*info.reads, *info.writes))
+    if info.is_reduction or not plain or last in axes_in_values(info):
+        return function
+    if any(w.buffer.same_as(b) for w in info.writes for b in function.body.block.alloc_buffers):
+        return function  # See cut_axis.
+    return cut_axis(function, name, last, machine.lanes) or function
 
 
 def extent_of(sch: s_tir.Schedule, loop: Any) -> int:

@@ -111,7 +111,7 @@ def _sums_inside(
         spatial = [sch.add_unit_loop(sums[0] if sums else target)]
     sch.reorder(*spatial, *sums)
     task = fused(sch, spatial)
-    partial = _lanes_stage(sch, block, info)
+    partial = _lanes_stage(sch, block, info, machine)
     elements = info.size if partial is None else block_info(sch.get(partial)).size
     if elements >= machine.parallel_elements:
         sch.parallel(task)
@@ -124,7 +124,9 @@ def _sums_inside(
     return names | padding_at(sch, partial, task, machine)
 
 
-def _lanes_stage(sch: s_tir.Schedule, block: Any, info: BlockInfo) -> Any | None:
+def _lanes_stage(
+    sch: s_tir.Schedule, block: Any, info: BlockInfo, machine: Machine
+) -> Any | None:
     """Return the stage of lane-wise sums that this one adds up, if it is such a one."""
     producers = sch.get_producers(block)
     if len(producers) != 1:
@@ -133,7 +135,10 @@ def _lanes_stage(sch: s_tir.Schedule, block: Any, info: BlockInfo) -> Any | None
     rows = math.prod(info.extents[axis] for axis in info.spatial())
     results = math.prod(producer.extents[axis] for axis in producer.spatial())
     lanes = math.prod(info.extents[axis] for axis in info.reduced())
-    return producers[0] if producer.is_reduction and results == rows * lanes else None
+    if not producer.is_reduction or results != rows * lanes or lanes % machine.lanes:
+        return None
+    along = contiguous_axis(producer, main_read(producer))
+    return producers[0] if along is not None and not producer.reductions[along] else None
 
 
 def place_lanes(sch: s_tir.Schedule, partial: Any, task: Any, machine: Machine) -> None:

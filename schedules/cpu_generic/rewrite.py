@@ -20,6 +20,18 @@ def substitute(expression: Any, values: Mapping[Any, Any]) -> Any:
     return tvm_ffi.structural_map(expression, (tirx.Var, replace))
 
 
+def uses_variable(expression: Any, variables: Sequence[Any]) -> bool:
+    """Say whether an expression has one of the variables."""
+    found: list[Any] = []
+
+    def visit(variable: Any) -> None:
+        if any(variable.same_as(v) for v in variables):
+            found.append(variable)
+
+    tvm_ffi.structural_walk(expression, (tirx.Var, visit))
+    return bool(found)
+
+
 def replace_loads(body: Any, buffer: Any, value: Any) -> Any:
     """Return a statement in which every load of a buffer is replaced by a value."""
 
@@ -96,9 +108,14 @@ def replace_nodes(function: tirx.PrimFunc, name: str, old: Any, new: Any) -> tir
     return replace_nest(function, name, tvm_ffi.structural_map(nests[name], (SBlock, on_block)))
 
 
+def with_buffers(function: tirx.PrimFunc, buffers: Sequence[Any]) -> tirx.PrimFunc:
+    """Return the function that allocates these buffers."""
+    return _with_root(function, [nest for _, nest in stages(function)], buffers)
+
+
 def with_body(block: SBlock, body: Any) -> SBlock:
     """Return the block with another body, and the regions that this one reads and writes."""
-    bare = SBlock(block.iter_vars, [], [], block.name_hint, body)
+    bare = SBlock(block.iter_vars, [], [], block.name_hint, body, block.init)
     reads, writes, _ = get_sblock_access_region(bare, _buffers(body))
     return SBlock(
         block.iter_vars,
@@ -113,22 +130,24 @@ def with_body(block: SBlock, body: Any) -> SBlock:
     )
 
 
-def drop_buffer(function: tirx.PrimFunc, buffer: Any) -> tirx.PrimFunc:
-    """Return the function without the allocation of a buffer that nothing uses any more."""
-    kept = [b for b in function.body.block.alloc_buffers if not b.same_as(buffer)]
-    return _with_root(function, [nest for _, nest in stages(function)], kept)
-
-
-def nest_of(name: str, variables: Sequence[Any], extents: Sequence[int], body: Any) -> Any:
-    """Return loops around a block of spatial axes with this body."""
+def nest_of(
+    name: str,
+    variables: Sequence[Any],
+    extents: Sequence[int],
+    body: Any,
+    reductions: Sequence[bool] | None = None,
+    init: Any = None,
+) -> Any:
+    """Return loops around a block of these axes, which are spatial unless ``reductions`` says so."""
     loops = [tirx.Var(str(v.name), v.ty.dtype) for v in variables]
+    summed = reductions or [False] * len(loops)
+    kinds = [tirx.IterVar.CommReduce if s else tirx.IterVar.DataPar for s in summed]
     axes = [
-        tirx.IterVar(_range(extent, variable), variable, tirx.IterVar.DataPar)
-        for variable, extent in zip(variables, extents, strict=True)
+        tirx.IterVar(_range(extent, variable), variable, kind)
+        for variable, extent, kind in zip(variables, extents, kinds, strict=True)
     ]
-    bare = SBlock(axes, [], [], name, body)
-    reads, writes, _ = get_sblock_access_region(bare, _buffers(body))
-    nest: Any = SBlockRealize(list(loops), True, SBlock(axes, reads, writes, name, body))
+    block = with_body(SBlock(axes, [], [], name, body, init), body)
+    nest: Any = SBlockRealize(list(loops), True, block)
     for loop, extent in zip(reversed(loops), reversed(extents), strict=True):
         span = _range(extent, loop)
         nest = tirx.For(loop, span.min, span.extent, tirx.ForKind.SERIAL, nest)

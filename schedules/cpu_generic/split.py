@@ -15,10 +15,11 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir import SBlockRealize
 
-from .access import Access, BlockInfo, NotAnalysableError, axes_in_values, block_info
+from .access import Access, BlockInfo, NotAnalysableError, axes_in_values
 from .inline import top_blocks
 from .machine import Machine
-from .rewrite import substitute, with_body
+from .reshape import cut_axis, join_axes, stage_info
+from .rewrite import stages, substitute, with_body
 
 # Vectors that a lane-wise sum uses at once, to hide the latency of additions.
 _VECTORS = 4
@@ -34,16 +35,12 @@ def split_reductions(
     function: tirx.PrimFunc, machine: Machine, parts: bool = True
 ) -> tirx.PrimFunc:
     """Return the function with its reductions cut; ``parts`` allows parts for threads."""
-    sch = s_tir.Schedule(function)
-    for block in top_blocks(sch):
-        if not sch.get_loops(block):
-            sch.add_unit_loop(block)  # rfactor fails beside a block without a loop.
-    for block in top_blocks(sch):
+    for name, _ in stages(function):
         try:
-            _split(sch, block, machine, parts)
+            function = _split(function, name, machine, parts)
         except NotAnalysableError:
             continue  # The rules say what they make of it.
-    return _guarded(sch.mod["main"])
+    return _guarded(function)
 
 
 def main_read(info: BlockInfo) -> Access:
@@ -119,45 +116,86 @@ def fused(sch: s_tir.Schedule, loops: list[Any]) -> Any:
     return sch.fuse(*loops) if len(loops) > 1 else loops[0]
 
 
-def _split(sch: s_tir.Schedule, block: Any, machine: Machine, parts: bool) -> None:
-    info = block_info(sch.get(block))
+def _split(
+    function: tirx.PrimFunc, name: str, machine: Machine, parts: bool
+) -> tirx.PrimFunc:
+    info = stage_info(function, name)
     if not info.is_reduction or any(write.strides is None for write in info.writes):
-        return
+        return function
     if any(info.reductions[axis] for axis in axes_in_values(info)):
-        return  # An index is a result, as in argmax: of equal values the first has to win.
+        return function  # An index is a result, as in argmax: of equal values the first has to win.
+    function = join_axes(function, name)
+    info = stage_info(function, name)
     read = main_read(info)
     last = contiguous_axis(info, read)
-    loops = axis_loops(sch, block)
     rank = len(info.spatial())
     if last is None or not info.reductions[last]:
         long = _axis_to_cut(info, machine, math.prod(info.extents[a] for a in inner_results(info)))
         if parts and long is not None:
-            _cut(sch, loops[long], _part(info.extents[long]), 0)
-        return
+            return _factored(function, name, long, _part(info.extents[long]), 0)[0]
+        return function
     others = [a for a in info.reduced() if a != last and info.extents[a] > 1]
     if others and info.extents[last] < machine.lanes and _results_follow(info, read, last):
-        _split(sch, sch.rfactor(loops[last], rank), machine, parts)
-        return
+        function, partial = _factored(function, name, last, info.extents[last], rank)
+        return _split(function, partial, machine, parts)
     long = _axis_to_cut(info, machine, 1)
     if parts and long is not None:
-        _split(sch, _cut(sch, loops[long], _part(info.extents[long]), rank), machine, parts)
-        return
-    run = _summed_run(info, read)
-    rest = [axis for axis in info.reduced() if axis not in run]
+        function, partial = _factored(function, name, long, _part(info.extents[long]), rank)
+        return _split(function, partial, machine, parts)
+    return _lanes_apart(function, name, info, _summed_run(info, read), machine)
+
+
+def _lanes_apart(
+    function: tirx.PrimFunc, name: str, info: BlockInfo, run: list[int], machine: Machine
+) -> tirx.PrimFunc:
+    """Give every lane of a vector a sum of its own."""
+    long = [axis for axis in run if info.extents[axis] > 1]
     extent = math.prod(info.extents[axis] for axis in run)
     if extent < machine.lanes:
-        return
-    sch.reorder(*(loops[axis] for axis in (*info.spatial(), *rest, *run)))
+        return function
     width = machine.lanes
-    while width < _VECTORS * machine.lanes and extent % (2 * width) == 0 and extent >= 8 * width:
+    while width < _VECTORS * machine.lanes and extent >= 8 * width:
         width *= 2
+    rank = len(info.spatial())
+    lanes = info.extents[run[-1]]
+    if len(long) == 2 and lanes in (machine.lanes, 2 * machine.lanes, 4 * machine.lanes):
+        # It is cut into vectors already.
+        sch = _schedule(function)
+        sch.rfactor(axis_loops(sch, sch.get_sblock(name))[run[-1]], rank)
+        return sch.mod["main"]
+    if len(long) == 1:
+        cut = cut_axis(function, name, long[0], width)
+        if cut is None:
+            return function
+        sch = _schedule(cut)
+        sch.rfactor(sch.get_loops(sch.get_sblock(name))[-1], rank)
+        return sch.mod["main"]
+    sch = _schedule(function)
+    loops = axis_loops(sch, sch.get_sblock(name))
+    rest = [axis for axis in info.reduced() if axis not in run]
+    sch.reorder(*(loops[axis] for axis in (*info.spatial(), *rest, *run)))
     _, lanes = sch.split(fused(sch, [loops[axis] for axis in run]), [None, width])
     sch.rfactor(lanes, rank)
+    return sch.mod["main"]
 
 
-def _cut(sch: s_tir.Schedule, loop: Any, parts: int, position: int) -> Any:
+def _factored(
+    function: tirx.PrimFunc, name: str, axis: int, parts: int, position: int
+) -> tuple[tirx.PrimFunc, str]:
+    """Cut a summed axis into parts with sums of their own; return the name of their stage."""
+    sch = _schedule(function)
+    loop = axis_loops(sch, sch.get_sblock(name))[axis]
     outer, _ = sch.split(loop, [parts, None])
-    return sch.rfactor(outer, position)
+    partial = sch.rfactor(outer, position)
+    return sch.mod["main"], str(sch.get(partial).name_hint)
+
+
+def _schedule(function: tirx.PrimFunc) -> s_tir.Schedule:
+    sch = s_tir.Schedule(function)
+    for block in top_blocks(sch):
+        if not sch.get_loops(block):
+            sch.add_unit_loop(block)  # rfactor fails beside a block without a loop.
+    return sch
 
 
 def _axis_to_cut(info: BlockInfo, machine: Machine, width: int) -> int | None:

@@ -14,10 +14,11 @@ from tvm import s_tir, tirx
 
 from .access import NotAnalysableError, block_info
 from .inline import is_padding, top_blocks
-from .injective import flatten_stage, schedule_injective
+from .injective import schedule_injective, whole_vectors
 from .machine import Machine, machine_of
 from .reduction import find_epilogue, schedule_reduction
-from .split import fused, split_reductions
+from .reshape import join_axes
+from .split import axis_loops, fused, split_reductions
 
 
 def apply(
@@ -26,9 +27,8 @@ def apply(
     """Schedule any function all of whose stages can be understood."""
     machine = machine_of(target)
     function = split_reductions(function, machine)
-    sch = s_tir.Schedule(function)
-    for name in _injective_alone(sch):
-        function = flatten_stage(function, name)
+    for name in _injective_alone(s_tir.Schedule(function)):
+        function = whole_vectors(join_axes(function, name), name, machine)
     sch = s_tir.Schedule(function)
     schedule_stages(sch, machine, stage_names(sch))
     return sch.mod["main"]
@@ -71,13 +71,16 @@ def _share_elements(sch: s_tir.Schedule, block: Any) -> None:
         If the elements depend on each other.
     """
     axes = sch.get(block).iter_vars
-    loops = sch.get_loops(block)
-    count = 0
-    while count < len(axes) and axes[count].iter_type == tirx.IterVar.DataPar:
-        count += 1
-    if not count or len(axes) != len(loops):
+    loops = axis_loops(sch, block)
+    own = [
+        loop
+        for axis, loop in zip(axes, loops, strict=True)
+        if axis.iter_type == tirx.IterVar.DataPar
+    ]
+    if not own:
         raise NotAnalysableError(f"stage {sch.get(block).name_hint} has to run in order")
-    sch.parallel(fused(sch, list(loops[:count])))
+    sch.reorder(*own, *(loop for loop in loops if loop not in own))
+    sch.parallel(fused(sch, own))
 
 
 def stage_names(sch: s_tir.Schedule) -> list[str]:
