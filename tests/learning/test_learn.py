@@ -161,8 +161,8 @@ def test_noise_is_what_it_says() -> None:
             assert np.mean(first * second) == pytest.approx(expected, abs=0.02)
     assert abs(Noise("uniform").tiles(9, 6, 8, generator)).max() <= 3**0.5
     assert Noise("uniform").closed_form(F43) == row_norm_scales(F43)
-    assert Noise(rho=0.5).closed_form(F43) == correlated_scales(F43, 0.5)
-    assert str(Noise()) == "correlated (rho 0.85)"
+    assert Noise(rho=0.5).closed_form(F43) == correlated_scales(F43)
+    assert str(Noise()) == "correlated (rho 0.9)"
     with pytest.raises(ConfigError, match="noise is 'pink'; give one of correlated, gaussian"):
         Noise("pink")
     with pytest.raises(ConfigError, match="rho is 1; it must be"):

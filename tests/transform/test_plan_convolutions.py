@@ -14,6 +14,7 @@ from wqtvm.config import WinogradConfig
 from wqtvm.errors import AlgorithmError, ArtefactMissingFileError, ConfigError
 from wqtvm.fastconv import winograd
 from wqtvm.frontend import from_torch
+from wqtvm.learning import shipped_scales
 from wqtvm.learning.learn import learn_scales
 from wqtvm.learning.noise import Noise
 from wqtvm.quantization.plan import LayerPlan, Plan, Reason
@@ -89,6 +90,15 @@ def test_learned_scales_are_read_from_their_file(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ArtefactMissingFileError, match=r"mine\.safetensors: there is no such file"):
         only_layer(nn.Conv2d(8, 4, 3), config)
+
+
+def test_learned_scales_that_come_with_wqtvm() -> None:
+    convolution = nn.Conv2d(8, 4, 3)
+    layer = only_layer(convolution, WinogradConfig(tile=6, precision="full", scales="learned"))
+    assert layer.scales == "learned"
+    assert layer.scheme().scales == shipped_scales(winograd(6)).scales
+    with pytest.raises(ConfigError, match=r"scales are 'learned', but none come .* for F\(3,3\)"):
+        only_layer(convolution, WinogradConfig(tile=3, precision="full", scales="learned"))
 
 
 def test_direct_has_neither_tile_nor_points() -> None:

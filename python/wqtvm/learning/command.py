@@ -8,9 +8,8 @@ import click
 
 from ..config import NAMED_POINTS, STEPS, TILES, WinogradConfig
 from ..errors import ConfigError
-from ..fastconv import CORRELATION
 from ..options import common
-from .learned import NOISES, OPTIMIZERS, check_destination
+from .learned import DEFAULT_RHO, NOISES, OPTIMIZERS, check_destination
 
 _INTERRUPTED = 130
 
@@ -50,7 +49,7 @@ Examples:
 @click.option(
     "--rho",
     type=click.FloatRange(0, 1, max_open=True),
-    default=CORRELATION,
+    default=DEFAULT_RHO,
     show_default=True,
     help="Correlation of neighbours, for correlated noise.",
 )

@@ -61,9 +61,10 @@ def learn_scales(
 ) -> LearnedScales:
     """Learn S_B and S_G of one algorithm for precision "full", shared by all layers.
 
-    Starts from the closed form for this noise, and ends by itself when the SQNR on held-out noise
-    gains no more; the best scales are kept, also if it is interrupted (KeyboardInterrupt). The same
-    arguments give the same bits, on the same machine with the same number of threads.
+    Starts from the closed form for such noise ("row-norm" or "correlated"), and ends by itself when
+    the SQNR on held-out noise gains no more; the best scales are kept, also if it is interrupted
+    (KeyboardInterrupt). The same arguments give the same bits, on the same machine with the same
+    number of threads.
 
     Parameters
     ----------

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from ..fastconv import (
 
 SCHEMA_VERSION = 1
 NOISES = ("correlated", "gaussian", "uniform")
+DEFAULT_RHO = 0.9
 OPTIMIZERS = ("sgd", "adam")
 _TENSORS = ("s_b", "s_g")
 
@@ -217,7 +217,7 @@ def shipped_scales(algorithm: BilinearAlgorithm) -> LearnedScales:
 
 def shipped_files() -> dict[tuple[int, str], Path]:
     """Paths of the scales that come with wqtvm, by tile and name of the points."""
-    folder = Path(str(resources.files(__package__) / "sets"))
+    folder = Path(__file__).parent / "sets"
     candidates = {
         (tile, name): folder / f"f{tile}-{name}{SCALES_SUFFIX}"
         for name in NAMED_POINTS

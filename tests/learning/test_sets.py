@@ -1,0 +1,56 @@
+"""The sets that come with wqtvm: found by name, and no worse than the formula they started from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from wqtvm.errors import ConfigError
+from wqtvm.fastconv import BilinearAlgorithm, correlated_scales, direct, sfc, winograd
+from wqtvm.learning import resolve_scales, shipped_scales
+from wqtvm.learning.emulation import Layer
+from wqtvm.learning.learned import shipped_files
+from wqtvm.learning.noise import Noise
+from wqtvm.quantization import Scheme
+
+SETS = {(2, "best"), (4, "best"), (4, "lavin"), (6, "best")}
+
+
+def test_every_set_is_found_by_its_algorithm() -> None:
+    assert set(shipped_files()) == SETS
+    for tile, points in SETS:
+        algorithm = winograd(tile, points)
+        found = shipped_scales(algorithm)
+        assert found.provenance.ended == "converged"
+        assert found.provenance.after_db > found.provenance.before_db
+        assert resolve_scales("learned", algorithm) == found.scales
+        assert found.scales.name == "learned"
+    # The same points by another name.
+    assert shipped_scales(winograd(6, "lavin")) == shipped_scales(winograd(6))
+
+
+@pytest.mark.parametrize(
+    "algorithm", [winograd(3), winograd(4, (0, 1, -1, 3, -3)), sfc(4), direct()]
+)
+def test_there_is_no_set_for_every_algorithm(algorithm: BilinearAlgorithm) -> None:
+    with pytest.raises(
+        ConfigError, match=r"none come with wqtvm for .* F\(4,3\) lavin, .*learn-sc"
+    ):
+        resolve_scales("learned", algorithm)
+
+
+@pytest.mark.parametrize(("tile", "points"), sorted(SETS))
+@pytest.mark.parametrize("steps", ["axis", "tile"])
+def test_sets_are_no_worse_than_the_formula(tile: int, points: str, steps: str) -> None:
+    algorithm = winograd(tile, points)
+    scheme = Scheme(algorithm, correlated_scales(algorithm), "full", steps=steps)
+    weight = np.random.default_rng(1).standard_normal((64, 64, 3, 3)).astype(np.float32)
+    layer = Layer(weight, scheme)
+    d = Noise().tiles(64, algorithm.t, 64, torch.Generator().manual_seed(1))
+    formula, learned = (
+        layer.sqnr_db(d, *torch.tensor([scales.s_b, scales.s_g], dtype=torch.float64)).item()
+        for scales in (correlated_scales(algorithm), shipped_scales(algorithm).scales)
+    )
+    # Formulas are within 0.2 dB of the best; on one draw of noise both may be a few hundredths off.
+    assert learned > formula - 0.05
