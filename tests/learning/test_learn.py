@@ -59,6 +59,19 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert gains[-1] == first.provenance.after_db >= first.provenance.before_db
 
 
+def test_the_number_of_threads_changes_nothing() -> None:
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(quick(iterations=10))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1]
+
+
 def test_how_it_was_learned_is_recorded() -> None:
     made = quick(noise=Noise("uniform"), steps="tile", group_size=16, seed=5).provenance
     assert (made.algorithm, made.points, made.precision) == ("F(4,3)", F43.points, "full")

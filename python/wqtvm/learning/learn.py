@@ -6,7 +6,8 @@ arXiv 2412.19867, section 4: one set of scales for all layers, K = 2 layers draw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,8 +64,8 @@ def learn_scales(
 
     Starts from the closed form for such noise ("row-norm" or "correlated"), and ends by itself when
     the SQNR on held-out noise gains no more; the best scales are kept, also if it is interrupted
-    (KeyboardInterrupt). The same arguments give the same bits, on the same machine with the same
-    number of threads.
+    (KeyboardInterrupt). The same arguments give the same bits on the same machine. It runs in one
+    thread; that of FFDNet takes some ten seconds.
 
     Parameters
     ----------
@@ -104,9 +105,10 @@ def learn_scales(
     scheme = Scheme(algorithm, start, "full", group_size, steps, weight_steps)
     described, weights = _weights(model_or_weights, seed)
     layers = [Layer(weight, scheme) for weight in _checked(weights)]
-    learner = _Learner(layers, noise, algorithm.t, start, optimizer, rate, seed)
-    before = learner.best.sqnr_db
-    ended = learner.run(iterations, layers_per_iteration, progress)
+    with _one_thread():
+        learner = _Learner(layers, noise, algorithm.t, start, optimizer, rate, seed)
+        before = learner.best.sqnr_db
+        ended = learner.run(iterations, layers_per_iteration, progress)
     s_b, s_g = learner.best.scales()
     return LearnedScales(
         ScaleSet(LEARNED, s_b, s_g),
@@ -248,6 +250,20 @@ class _Learner:
             s_b, s_g = self._logarithms.exp()
             values = [layer.sqnr_db(d, s_b, s_g).item() for layer, d in self._held_out]
             return _Candidate(self._logarithms.detach().clone(), sum(values) / len(values))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread: the order of its sums, hence the bits, depends on their number.
+
+    More are no faster, as the tensors are small.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _weights(model_or_weights: nn.Module | Weights | None, seed: int) -> tuple[str, Weights]:
