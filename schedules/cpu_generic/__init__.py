@@ -21,6 +21,7 @@ from .expand import expand_functions
 from .hoist import hoist_expressions
 from .inline import inline_stages
 from .machine import Machine, machine_of
+from .segments import cut_segments
 
 __all__ = ["RULES", "Machine", "Rule", "Scheduled", "machine_of", "schedule_function"]
 
@@ -70,7 +71,8 @@ def schedule_function(
             problems.append(f"{rule.name}: {_first_line(error)}")
             continue
         if scheduled is not None:
-            return Scheduled(expand_functions(scheduled), rule.name, tuple(problems))
+            finished = expand_functions(cut_segments(scheduled))
+            return Scheduled(finished, rule.name, tuple(problems))
     raise UnscheduledOperatorError(f"{name} has no schedule for a CPU ({'; '.join(problems)})")
 
 

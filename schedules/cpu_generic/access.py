@@ -199,6 +199,12 @@ _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     tirx.FloorMod: lambda a, b: a % b,
     tirx.Min: min,
     tirx.Max: max,
+    tirx.LT: lambda a, b: a < b,
+    tirx.LE: lambda a, b: a <= b,
+    tirx.GT: lambda a, b: a > b,
+    tirx.GE: lambda a, b: a >= b,
+    tirx.EQ: lambda a, b: a == b,
+    tirx.NE: lambda a, b: a != b,
 }
 
 _CALLS: dict[str, Callable[..., Any]] = {

@@ -462,9 +462,7 @@ def _tile_loops(
     task = sch.fuse(*blocked, *([group, panel] if tasks < machine.tasks else []))
     sch.parallel(task)
     if work.columns % tile.lanes == 0:
-        sch.vectorize(per_tile[-1])
-    else:
-        sch.annotate(per_tile[-1], "pragma_loop_partition_hint", 1)
+        sch.vectorize(per_tile[-1])  # Otherwise LLVM does it, with masks.
     return task, in_task[-1]
 
 

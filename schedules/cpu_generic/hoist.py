@@ -34,7 +34,8 @@ def hoist_expressions(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def _hoist(function: tirx.PrimFunc, info: BlockInfo) -> tirx.PrimFunc:
-    found = _candidates(info)
+    # Larger ones first: they may contain smaller ones.
+    found = sorted(_candidates(info), key=lambda candidate: -_nodes(candidate[0]))
     for number, (expression, axes) in enumerate(found):
         name = f"{info.name}_hoisted{number}"
         shape = [info.node.iter_vars[axis].dom.extent for axis in axes]
@@ -68,6 +69,12 @@ def _candidates(info: BlockInfo) -> list[tuple[Any, tuple[int, ...]]]:
     for store in _stores(info.node.body):
         tvm_ffi.structural_walk(store.value, (ir.Expr, visit), order="pre")
     return found
+
+
+def _nodes(expression: Any) -> int:
+    found: list[Any] = []
+    tvm_ffi.structural_walk(expression, (ir.Expr, found.append))
+    return len(found)
 
 
 def _stores(body: Any) -> list[Any]:

@@ -12,9 +12,9 @@ from typing import Any
 from tvm import s_tir, tirx
 
 from .access import BlockInfo, NotAnalysableError, axes_in_values, block_info
-from .inline import is_padding
 from .machine import Machine
 from .reshape import cut_axis, stage_info
+from .segments import boundaries, mark_segments
 
 # Edge of the tiles in which a strided read is turned into a contiguous write.
 _TRANSPOSE_TILE = 16
@@ -52,22 +52,21 @@ def schedule_injective(sch: s_tir.Schedule, block: Any, machine: Machine) -> Non
         chunk = _chunk(extent_of(sch, inner), machine.lanes)
         outer_loop, inner = sch.split(inner, [None, chunk])
         outer = [outer_loop]
-    vectorize_inner(sch, inner, machine, conditional=is_padding(info))
+    last = len(info.extents) - 1
+    places = boundaries(info, last) if last in axes_in_values(info) else None
+    if places is not None and len(places) > 2 and outer == loops[:-1]:
+        mark_segments(sch, inner, places, machine.lanes)
+    elif places is None or len(places) == 2:
+        vectorize_inner(sch, inner, machine)
     if info.size >= machine.parallel_elements:
         sch.parallel(sch.fuse(*outer))
 
 
-def vectorize_inner(
-    sch: s_tir.Schedule, loop: Any, machine: Machine, conditional: bool = False
-) -> None:
-    """Vectorise an innermost loop of any extent; what is left of the last vector runs alone."""
+def vectorize_inner(sch: s_tir.Schedule, loop: Any, machine: Machine) -> None:
+    """Vectorise an innermost loop; LLVM does it, tail and all, where vectors do not fill it."""
     if extent_of(sch, loop) % machine.lanes == 0:
-        loop, lane = sch.split(loop, [None, machine.lanes])
+        _, lane = sch.split(loop, [None, machine.lanes])
         sch.vectorize(lane)
-    if conditional:
-        # Pieces on which the condition does not change; LLVM vectorises those that are no vectors.
-        sch.annotate(loop, "pragma_loop_partition_hint", 1)
-    # Otherwise LLVM vectorises the loop and its tail.
 
 
 def whole_vectors(function: tirx.PrimFunc, name: str, machine: Machine) -> tirx.PrimFunc:
@@ -80,10 +79,11 @@ def whole_vectors(function: tirx.PrimFunc, name: str, machine: Machine) -> tirx.
     """
     info = stage_info(function, name)
     last = len(info.extents) - 1
-    if last < 0 or info.extents[last] < machine.lanes or not info.extents[last] % machine.lanes:
+    if last < 0 or info.extents[last] < machine.lanes or info.is_reduction:
         return function
     plain = all(a.strides and a.strides[last] in (0, 1) for a in (*info.reads, *info.writes))
-    if info.is_reduction or not plain or last in axes_in_values(info):
+    whole = info.extents[last] % machine.lanes == 0
+    if whole or not plain or last in axes_in_values(info):
         return function
     if any(w.buffer.same_as(b) for w in info.writes for b in function.body.block.alloc_buffers):
         return function  # See cut_axis.

@@ -22,6 +22,7 @@ from .access import BlockInfo, NotAnalysableError, block_info
 from .inline import is_padding
 from .injective import extent_of, vectorize_inner
 from .machine import Machine
+from .segments import guarded_from, mark_segments
 from .split import axis_loops, contiguous_axis, fused, inner_results, main_read
 
 _VECTORS = 4
@@ -56,8 +57,9 @@ def _results_inside(
 ) -> set[str]:
     inner = inner_results(info)
     epilogue = find_epilogue(sch, block, info)
-    if epilogue is not None:
-        # The region of a fused loop that is split again is more than TVM can tell.
+    if epilogue is not None or info.extents[inner[-1]] >= machine.lanes:
+        # TVM cannot tell the region of a fused loop that is split again, and fused indices may
+        # turn a vector into a gather.
         inner = inner[-1:]
     target = block if epilogue is None else epilogue
     loops = axis_loops(sch, target)
@@ -88,7 +90,7 @@ def _results_inside(
         results = [axes[axis] for axis in info.spatial()]
         sch.reorder(*sums, *results)
         row = fused(sch, results)
-    _vectorize_sums(sch, row, sums, machine)
+    _vectorize_results(sch, row, machine)
     padding = padding_at(sch, block, outside[0], machine)
     _start(sch, block, sums[0], machine)
     return names | padding
@@ -150,8 +152,12 @@ def place_lanes(sch: s_tir.Schedule, partial: Any, task: Any, machine: Machine) 
     lanes = next(axes[a] for a in info.spatial() if written[a] == 1 and info.extents[a] > 1)
     sums = [axes[axis] for axis in info.reduced()]
     sch.reorder(*(axes[a] for a in info.spatial() if axes[a] is not lanes), *sums, lanes)
-    _vectorize_sums(sch, lanes, sums, machine)
+    _vectorize_results(sch, lanes, machine)
     _start(sch, partial, sums[0], machine)
+    guarded = guarded_from(info, info.reduced()[-1])
+    if guarded is not None:
+        extent = info.extents[info.reduced()[-1]]
+        mark_segments(sch, sums[-1], [0, guarded, extent] if guarded < extent else [0, extent], 0)
 
 
 def padding_at(sch: s_tir.Schedule, block: Any, task: Any, machine: Machine) -> set[str]:
@@ -193,14 +199,12 @@ def _parallel(
     return [task, *outside[count:]]
 
 
-def _vectorize_sums(sch: s_tir.Schedule, row: Any, sums: list[Any], machine: Machine) -> None:
+def _vectorize_results(sch: s_tir.Schedule, row: Any, machine: Machine) -> None:
     if extent_of(sch, row) % machine.lanes == 0:
         vector, lane = sch.split(row, [None, machine.lanes])
         if extent_of(sch, vector) <= _VECTORS:
             sch.unroll(vector)
         sch.vectorize(lane)
-        # Sums cut into vectors may have a guard against running over the end.
-        sch.annotate(sums[-1], "pragma_loop_partition_hint", 1)
 
 
 def _start(sch: s_tir.Schedule, block: Any, loop: Any, machine: Machine) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import tvm_ffi
 from tvm import ir, s_tir, tirx
+from tvm.s_tir import SBlock
 
 from .access import BlockInfo, axes_in_values, block_info
-from .rewrite import nest_of, replace_nest, stages, substitute, uses_variable, with_buffers
+from .rewrite import nest_of, replace_nest, stages, substitute, uses_variable, with_body, with_buffers
 
 _REDUCERS = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
 
@@ -92,6 +93,95 @@ def join_axes(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
     return replace_nest(function, name, nest)
 
 
+def join_results(
+    function: tirx.PrimFunc, name: str, outer: int, inner: int
+) -> tirx.PrimFunc:
+    """Return the function with two result axes of a stage joined, and its results' last two axes.
+
+    The stage has to write to buffers inside of the function, with these two axes last, and to read
+    none. The function is returned as it is if that, or the memory that is read, does not allow it.
+    """
+    info = stage_info(function, name)
+    inside = function.body.block.alloc_buffers
+    pair = (info.variables[outer], info.variables[inner])
+    size = info.extents[inner]
+    written = {write.buffer: _merged(write.buffer, size) for write in info.writes}
+    plain = all(
+        len(w.indices) >= 2 and w.indices[-2].same_as(pair[0]) and w.indices[-1].same_as(pair[1])
+        for w in info.writes
+    )
+    own = all(any(b.same_as(i) for i in inside) for b in written)
+    linear = all(
+        a.exact and a.strides is not None and a.strides[outer] == a.strides[inner] * size
+        for a in info.reads
+    )
+    if not plain or not own or not linear or any(r.buffer in inside for r in info.reads):
+        return function
+    joined = tirx.Var("joined", pair[0].ty.dtype)
+    kept = [axis for axis in range(len(info.extents)) if axis not in (outer, inner)]
+    zero = {variable: tirx.const(0, variable.ty.dtype) for variable in pair}
+
+    def on_load(load: Any) -> Any:
+        if load.source in written:
+            return tirx.BufferLoad(written[load.source], [*load.indices[:-2], joined])
+        access = next(
+            r
+            for r in info.reads
+            if r.buffer.same_as(load.source)
+            and tvm_ffi.structural_equal(r.indices, tuple(load.indices))
+        )
+        assert access.strides is not None
+        offset = joined * access.strides[inner] + access.origin
+        for axis in kept:
+            offset = offset + info.variables[axis] * access.strides[axis]
+        zeros = [tirx.const(0, offset.ty.dtype) for _ in load.indices[1:]]
+        return tirx.BufferLoad(load.source, [*zeros, offset])
+
+    def on_store(store: Any) -> Any:
+        indices = [*list(store.indices)[:-2], joined]
+        return tirx.BufferStore(written[store.buffer], store.value, indices)
+
+    def rewritten(statement: Any) -> Any:
+        callbacks = [(ir.TensorLoad, on_load), (tirx.BufferStore, on_store)]
+        return substitute(tvm_ffi.structural_map(statement, callbacks), zero)
+
+    nest = nest_of(
+        name,
+        [*(info.variables[axis] for axis in kept), joined],
+        [*(info.extents[axis] for axis in kept), info.extents[outer] * size],
+        rewritten(info.node.body),
+        reductions=[*(info.reductions[axis] for axis in kept), False],
+        init=rewritten(info.node.init),
+    )
+    declared = with_buffers(function, [*inside, *written.values()])
+    result = replace_nest(declared, name, nest)
+    for other, _ in stages(result):
+        if other != name:
+            result = _read_merged(result, other, written, size)
+    return with_buffers(result, [*(b for b in inside if b not in written), *written.values()])
+
+
+def _merged(buffer: Any, size: int) -> Any:
+    shape = list(buffer.shape)
+    return tirx.decl_buffer([*shape[:-2], shape[-2] * size], buffer.ty.dtype, buffer.name)
+
+
+def _read_merged(
+    function: tirx.PrimFunc, name: str, merged: Mapping[Any, Any], size: int
+) -> tirx.PrimFunc:
+    def on_load(load: Any) -> Any:
+        if load.source not in merged:
+            return load
+        *others, i, j = load.indices
+        return tirx.BufferLoad(merged[load.source], [*others, i * size + j])
+
+    def on_block(block: Any) -> Any:
+        return with_body(block, tvm_ffi.structural_map(block.body, (ir.TensorLoad, on_load)))
+
+    nest = dict(stages(function))[name]
+    return replace_nest(function, name, tvm_ffi.structural_map(nest, (SBlock, on_block)))
+
+
 def cut_axis(
     function: tirx.PrimFunc,
     name: str,
@@ -152,10 +242,10 @@ def cut_axis(
     return replace_nest(function, name, nest)
 
 
-def cut_rows(function: tirx.PrimFunc, extent: int, width: int) -> tirx.PrimFunc:
-    """Return the function with the last axis of each of its stages cut into vectors, if it can be.
+def cut_rows(function: tirx.PrimFunc, extent: int, width: int) -> tirx.PrimFunc | None:
+    """Return the function with the last axis of each of its stages cut into vectors.
 
-    It can be where the buffers inside of the function that are as long are indexed by that axis.
+    None if it cannot be. It can where the buffers inside of the function that are as long are indexed by that axis.
     """
     cut: dict[str, int] = {}
     buffers: dict[Any, Any] = {}
@@ -166,7 +256,7 @@ def cut_rows(function: tirx.PrimFunc, extent: int, width: int) -> tirx.PrimFunc:
         if info.extents[last] != extent:
             last = -1
         elif last in axes_in_values(info):
-            return function
+            return None
         else:
             cut[name] = last
         for access in (*info.reads, *info.writes):
@@ -175,7 +265,7 @@ def cut_rows(function: tirx.PrimFunc, extent: int, width: int) -> tirx.PrimFunc:
             if int(access.buffer.shape[-1]) != extent:
                 continue
             if last < 0 or not access.indices[-1].same_as(info.variables[last]):
-                return function
+                return None
             shape = [*access.buffer.shape[:-1], -(-extent // width), width]
             if access.buffer not in buffers:
                 buffers[access.buffer] = tirx.decl_buffer(
@@ -185,7 +275,7 @@ def cut_rows(function: tirx.PrimFunc, extent: int, width: int) -> tirx.PrimFunc:
     for name, axis in cut.items():
         new = cut_axis(result, name, axis, width, buffers)
         if new is None:
-            return function
+            return None
         result = new
     return with_buffers(result, [*(b for b in inside if b not in buffers), *buffers.values()])
 

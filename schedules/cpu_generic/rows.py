@@ -19,11 +19,7 @@ from .injective import vectorize_inner
 from .machine import Machine, machine_of
 from .reduction import move_to, place_lanes
 from .reshape import cut_rows
-from .split import fused, split_reductions
-
-# Vectors of a long row that are worked on at once, to hide the latency of sums.
-_VECTORS = 4
-
+from .split import fused, lanes_apart, row_width
 
 def apply(
     function: tirx.PrimFunc, target: tvm.target.Target, name: str
@@ -44,12 +40,14 @@ def schedule_rows(function: tirx.PrimFunc, machine: Machine) -> s_tir.Schedule |
     if rank is None:
         return None
     length = next(info.extents[info.reduced()[0]] for info in infos if info.is_reduction)
-    width = machine.lanes
-    while width < _VECTORS * machine.lanes and length >= 8 * width:
-        width *= 2
     if length > machine.lanes:
-        function = cut_rows(function, length, width)
-    sch = s_tir.Schedule(split_reductions(function, machine, parts=False))
+        cut = cut_rows(function, length, row_width(length, machine))
+        if cut is not None:
+            function = cut
+            for info in infos:
+                if info.is_reduction:
+                    function = lanes_apart(function, info.name)
+    sch = s_tir.Schedule(function)
     *stages, final = top_blocks(sch)
     loops = sch.get_loops(final)
     row = fused(sch, loops[:rank])

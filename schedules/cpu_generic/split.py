@@ -15,10 +15,10 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir import SBlockRealize
 
-from .access import Access, BlockInfo, NotAnalysableError, axes_in_values
+from .access import Access, BlockInfo, NotAnalysableError, axes_in_values, block_info
 from .inline import top_blocks
 from .machine import Machine
-from .reshape import cut_axis, join_axes, stage_info
+from .reshape import cut_axis, join_axes, join_results, stage_info
 from .rewrite import stages, substitute, with_body
 
 # Vectors that a lane-wise sum uses at once, to hide the latency of additions.
@@ -31,13 +31,11 @@ _PARTS = 16
 _LONGEST_ROW = 4096
 
 
-def split_reductions(
-    function: tirx.PrimFunc, machine: Machine, parts: bool = True
-) -> tirx.PrimFunc:
-    """Return the function with its reductions cut; ``parts`` allows parts for threads."""
+def split_reductions(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
+    """Return the function with its reductions cut, into parts for threads and into lanes."""
     for name, _ in stages(function):
         try:
-            function = _split(function, name, machine, parts)
+            function = _split(function, name, machine)
         except NotAnalysableError:
             continue  # The rules say what they make of it.
     return _guarded(function)
@@ -116,9 +114,33 @@ def fused(sch: s_tir.Schedule, loops: list[Any]) -> Any:
     return sch.fuse(*loops) if len(loops) > 1 else loops[0]
 
 
-def _split(
-    function: tirx.PrimFunc, name: str, machine: Machine, parts: bool
-) -> tirx.PrimFunc:
+def _channels_joined(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
+    """Return the function with groups and the channels of a group as one axis of a stage."""
+    info = stage_info(function, name)
+    written = info.writes[0].strides
+    assert written is not None
+    by_stride = sorted((a for a in info.spatial() if info.extents[a] > 1), key=lambda a: written[a])
+    return join_results(function, name, by_stride[1], by_stride[0])
+
+
+def lanes_apart(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
+    """Return the function with a sum for each value of a reduction's last axis, its lanes."""
+    sch = _schedule(function)
+    block = sch.get_sblock(name)
+    rank = len(block_info(sch.get(block)).spatial())
+    sch.rfactor(axis_loops(sch, block)[-1], rank)
+    return sch.mod["main"]
+
+
+def row_width(extent: int, machine: Machine) -> int:
+    """Return how many lanes a row of sums uses at once: more vectors hide the latency of sums."""
+    width = machine.lanes
+    while width < _VECTORS * machine.lanes and extent >= 8 * width:
+        width *= 2
+    return width
+
+
+def _split(function: tirx.PrimFunc, name: str, machine: Machine) -> tirx.PrimFunc:
     info = stage_info(function, name)
     if not info.is_reduction or any(write.strides is None for write in info.writes):
         return function
@@ -131,21 +153,22 @@ def _split(
     rank = len(info.spatial())
     if last is None or not info.reductions[last]:
         long = _axis_to_cut(info, machine, math.prod(info.extents[a] for a in inner_results(info)))
-        if parts and long is not None:
+        if long is not None:
             return _factored(function, name, long, _part(info.extents[long]), 0)[0]
         return function
     others = [a for a in info.reduced() if a != last and info.extents[a] > 1]
     if others and info.extents[last] < machine.lanes and _results_follow(info, read, last):
         function, partial = _factored(function, name, last, info.extents[last], rank)
-        return _split(function, partial, machine, parts)
+        function = _channels_joined(function, partial)
+        return _split(function, partial, machine)
     long = _axis_to_cut(info, machine, 1)
-    if parts and long is not None:
+    if long is not None:
         function, partial = _factored(function, name, long, _part(info.extents[long]), rank)
-        return _split(function, partial, machine, parts)
-    return _lanes_apart(function, name, info, _summed_run(info, read), machine)
+        return _split(function, partial, machine)
+    return _run_apart(function, name, info, _summed_run(info, read), machine)
 
 
-def _lanes_apart(
+def _run_apart(
     function: tirx.PrimFunc, name: str, info: BlockInfo, run: list[int], machine: Machine
 ) -> tirx.PrimFunc:
     """Give every lane of a vector a sum of its own."""
@@ -153,23 +176,11 @@ def _lanes_apart(
     extent = math.prod(info.extents[axis] for axis in run)
     if extent < machine.lanes:
         return function
-    width = machine.lanes
-    while width < _VECTORS * machine.lanes and extent >= 8 * width:
-        width *= 2
+    width = row_width(extent, machine)
     rank = len(info.spatial())
-    lanes = info.extents[run[-1]]
-    if len(long) == 2 and lanes in (machine.lanes, 2 * machine.lanes, 4 * machine.lanes):
-        # It is cut into vectors already.
-        sch = _schedule(function)
-        sch.rfactor(axis_loops(sch, sch.get_sblock(name))[run[-1]], rank)
-        return sch.mod["main"]
     if len(long) == 1:
         cut = cut_axis(function, name, long[0], width)
-        if cut is None:
-            return function
-        sch = _schedule(cut)
-        sch.rfactor(sch.get_loops(sch.get_sblock(name))[-1], rank)
-        return sch.mod["main"]
+        return function if cut is None else lanes_apart(cut, name)
     sch = _schedule(function)
     loops = axis_loops(sch, sch.get_sblock(name))
     rest = [axis for axis in info.reduced() if axis not in run]
