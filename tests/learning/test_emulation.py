@@ -60,6 +60,25 @@ def test_sqnr_is_the_references() -> None:
     assert emulated.sqnr_db(d, *tensors(scales)).item() == pytest.approx(expected, abs=0.01)
 
 
+def test_with_steps_along_an_axis_only_the_product_of_scales_counts() -> None:
+    algorithm = winograd(4)
+    x, weight = layer(algorithm, seed=3)
+    scales = correlated_scales(algorithm)
+    # Powers of two change no rounding.
+    factors = (1.0, 4.0, 0.5, 2.0, 0.25, 1.0)
+    moved = ScaleSet(
+        "moved",
+        tuple(s * f for s, f in zip(scales.s_b, factors, strict=True)),
+        tuple(s / f for s, f in zip(scales.s_g, factors, strict=True)),
+    )
+    for steps, counts in (("axis", False), ("tile", True)):
+        first, second = (
+            full_reference(x, quantize_weights(weight, scheme), scheme, padding=0).y
+            for scheme in (Scheme(algorithm, s, "full", steps=steps) for s in (scales, moved))
+        )
+        assert np.array_equal(first, second) != counts
+
+
 def test_quantize_is_the_references() -> None:
     values = np.random.default_rng(0).standard_normal((7, 3, 33)).astype(np.float32)
     values[2] = 0

@@ -104,8 +104,11 @@ def test_an_interruption_keeps_the_best_so_far() -> None:
 
 def test_a_network_gives_its_plain_3x3_convolutions() -> None:
     plain = nn.Conv2d(4, 5, 3, padding=1, bias=False)
+    dead = nn.Conv2d(5, 5, 3)
+    nn.init.zeros_(dead.weight)
     network = nn.Sequential(
         plain,
+        dead,
         nn.Conv2d(5, 5, 3, stride=2),
         nn.Conv2d(5, 5, 3, dilation=2),
         nn.Conv2d(5, 5, 3, groups=5),
@@ -113,10 +116,15 @@ def test_a_network_gives_its_plain_3x3_convolutions() -> None:
         nn.ModuleDict({"inner": nn.Conv2d(5, 2, 3).double()}),
     )
     found = eligible_weights(network)
-    assert list(found) == ["0", "5.inner"]
+    assert list(found) == ["0", "6.inner"]
     np.testing.assert_array_equal(found["0"], plain.weight.detach().numpy())
     made = learn_scales(network, winograd(2), iterations=1).provenance
     assert made.weights == "torch.nn.modules.container.Sequential, 2 layers"
+
+
+def test_weights_may_be_tensors() -> None:
+    given = {name: torch.from_numpy(weight) for name, weight in weights().items()}
+    assert learn_scales(given, F43, iterations=1) == quick(iterations=1)  # type: ignore[arg-type]
 
 
 def test_random_weights_serve_any_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,11 @@
 """Learn scales by gradient descent: SQNR of the emulated against the direct convolution, on noise.
 
-Pan et al., "Towards Accurate and Efficient Group-wise Quantized Winograd Convolutions", CVPR 2025,
-arXiv 2412.19867, section 4: one set of scales for all layers, K = 2 layers drawn at random a step.
+Pan et al., "Data-Free Group-Wise Fully Quantized Winograd Convolution via Learnable Scales", CVPR
+2025, arXiv 2412.19867: one set of scales for all layers, K = 2 layers drawn at random a step.
+
+With steps along an axis only the product S_B S_G counts: there every row of the first input pass,
+every tap of V and, by default, every tap of U has steps of its own. With a step for a whole tile,
+S_B counts, too.
 """
 
 from __future__ import annotations
@@ -138,7 +142,10 @@ def learn_scales(
 
 
 def eligible_weights(model: nn.Module) -> dict[str, NDArray[np.float32]]:
-    """Weights of all 3x3 convolutions without stride, dilation or groups, by name."""
+    """Weights of all 3x3 convolutions without stride, dilation or groups, by name.
+
+    A layer whose weights are all zero teaches nothing, and is left out.
+    """
     return {
         name: module.weight.detach().float().cpu().numpy()
         for name, module in model.named_modules()
@@ -147,6 +154,7 @@ def eligible_weights(model: nn.Module) -> dict[str, NDArray[np.float32]]:
         and module.stride == (1, 1)
         and module.dilation == (1, 1)
         and module.groups == 1
+        and bool(module.weight.any())
     }
 
 
@@ -286,7 +294,8 @@ def _weights(model_or_weights: nn.Module | Weights | None, seed: int) -> tuple[s
 
 
 def _checked(weights: Weights) -> list[NDArray[np.floating]]:
-    for name, weight in weights.items():
+    arrays = {name: np.asarray(weight) for name, weight in weights.items()}
+    for name, weight in arrays.items():
         if weight.ndim != 4 or weight.shape[2:] != (_TAPS, _TAPS) or not weight.size:
             raise NotEligibleError(
                 f"layer {name}: weight has shape {weight.shape}; "
@@ -298,4 +307,4 @@ def _checked(weights: Weights) -> list[NDArray[np.floating]]:
             )
         if not weight.any():
             raise NotEligibleError(f"layer {name}: all weights are zero; leave it out")
-    return list(weights.values())
+    return list(arrays.values())
