@@ -105,7 +105,9 @@ def demonstrate(
     network = pretrained()
     inputs = (torch.from_numpy(noisy)[None], torch.full((1, 1, 1, 1), SIGMA))
     configs = {label(config): config, **_DIRECT}
-    networks: dict[str, Callable[..., torch.Tensor]] = {FLOAT: network}
+    # In channels-last order PyTorch is a quarter faster on a CPU; compare with its best.
+    exact = pretrained().to(memory_format=torch.channels_last)
+    networks: dict[str, Callable[..., torch.Tensor]] = {FLOAT: exact}
     for name, chosen in configs.items():
         report = progress(name) if progress else None
         networks[name] = compile_model(network, inputs, config=chosen, progress=report)
