@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from wqtvm.cli import main
+from wqtvm.fastconv import sfc
 from wqtvm.learning import LearnedScales, learn
 from wqtvm.runtime.artefact import read_manifest
 
@@ -80,6 +81,17 @@ def test_every_option(wqtvm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (made.algorithm, made.points) == ("F(4,3)", ("0", "1", "-1", "2", "-2", "inf"))
     assert (made.noise, made.rho, made.steps, made.group_size) == ("correlated", 0.5, "tile", 0)
     assert (made.optimizer, made.iterations, made.seed) == ("adam", 2, 7)
+
+
+def test_symbolic_fourier_convolutions(wqtvm: Run) -> None:
+    code, _, err = wqtvm(
+        "learn-scales", "learn_nets:net", "--algorithm", "sfc", "--iterations", "1",
+        "-o", "mine.safetensors",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "Learning scales of SFC-4(4,3) on learn_nets:net" in err
+    found = LearnedScales.load("mine.safetensors")
+    assert found.scales_for(sfc(4)) == found.scales
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,5 @@ def test_a_file_of_something_else_is_refused(path: Path) -> None:
 
 
 def test_scales_for_another_algorithm_are_refused(path: Path) -> None:
-    with pytest.raises(
-        AlgorithmError, match=r"for F\(2,3\) with points 0, 1, -1, inf, not for F\(4"
-    ):
+    with pytest.raises(AlgorithmError, match=r"for F\(2,3\) \(points: 0, .*\), not for F\(4"):
         resolve_scales(str(path), winograd(4))

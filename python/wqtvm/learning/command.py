@@ -12,6 +12,7 @@ from ..options import common
 from .learned import DEFAULT_RHO, NOISES, OPTIMIZERS, check_destination
 
 _INTERRUPTED = 130
+_ALGORITHMS = ("winograd", "sfc")
 
 _EXAMPLES = """\b
 Examples:
@@ -31,11 +32,18 @@ Examples:
     help="Weights to load into the network, a safetensors file.",
 )
 @click.option(
+    "--algorithm",
+    type=click.Choice(_ALGORITHMS),
+    default=_ALGORITHMS[0],
+    show_default=True,
+    help="The fast convolution.",
+)
+@click.option(
     "--tile",
     type=click.Choice([str(tile) for tile in TILES]),
     default=str(WinogradConfig.tile),
     show_default=True,
-    help="Outputs a tile edge, m of F(m, 3).",
+    help="Outputs a tile edge, m of F(m, 3); 4 or 6 for sfc.",
 )
 @click.option(
     "--points",
@@ -88,6 +96,7 @@ def learn_scales_command(
     factory: str | None,
     use_random: bool,
     weights: Path | None,
+    algorithm: str,
     tile: str,
     points: str,
     noise: str,
@@ -111,29 +120,30 @@ def learn_scales_command(
     if (factory is None) != use_random or (use_random and weights is not None):
         raise ConfigError("give either a network, MODULE:FACTORY, or --random without --weights")
     config = WinogradConfig(
+        algorithm=algorithm,
         tile=int(tile),
         points=points if points in NAMED_POINTS else tuple(map(str.strip, points.split(","))),
         group_size=group_size,
     )
     from .. import console
     from ..factory import load_weights, make_model
-    from ..fastconv import winograd
+    from ..fastconv import sfc, winograd
     from .learn import learn_scales
     from .noise import Noise
 
-    algorithm = winograd(config.tile, config.points)
+    fast = sfc(config.tile) if algorithm == "sfc" else winograd(config.tile, config.points)
+    described = f"{fast.name} with points {', '.join(fast.points)}" if fast.points else fast.name
     model = None if factory is None else make_model(factory)
     if model is not None and weights is not None:
         load_weights(model, weights)
     inputs = Noise(noise, rho)
     console.say(
-        f"Learning scales of {algorithm.name} with points {', '.join(algorithm.points)} on "
-        f"{factory or 'random weights'} and {inputs} noise",
+        f"Learning scales of {described} on {factory or 'random weights'} and {inputs} noise",
         quiet,
     )
     with console.Learning(quiet) as progress:
         found = learn_scales(
-            model, algorithm, noise=inputs, steps=steps, group_size=group_size,
+            model, fast, noise=inputs, steps=steps, group_size=group_size,
             optimizer=optimizer, iterations=iterations, seed=seed, progress=progress,
         )  # fmt: skip
     found.save(output, overwrite=overwrite)

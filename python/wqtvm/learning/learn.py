@@ -75,7 +75,7 @@ def learn_scales(
     ----------
     model_or_weights : a network, of which all plain 3x3 convolutions are used; or weights by the
         layers' names, float (output channel, input channel, 3, 3); None for Gaussian weights.
-    algorithm : which may be any of fastconv.winograd.
+    algorithm : of three taps: any of fastconv.winograd or fastconv.sfc.
     noise : the inputs.
     steps, group_size, weight_steps : as in WinogradConfig.
     optimizer : "sgd" or "adam", of the scales' logarithms.

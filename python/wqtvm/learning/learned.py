@@ -101,8 +101,8 @@ class LearnedScales:
         made = self.provenance
         if (made.algorithm, made.points) != (algorithm.name, algorithm.points):
             raise AlgorithmError(
-                f"scales {self.scales.name!r} were learned for {made.algorithm} with points "
-                f"{', '.join(made.points)}, not for {_described(algorithm)}; "
+                f"scales {self.scales.name!r} were learned for {made.algorithm} (points: "
+                f"{', '.join(made.points) or 'none'}), not for {_described(algorithm)}; "
                 "learn others by `wqtvm learn-scales`"
             )
         return self.scales
