@@ -52,9 +52,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def schedule_function(
-    function: tirx.PrimFunc, target: tvm.target.Target, name: str
-) -> Scheduled:
+def schedule_function(function: tirx.PrimFunc, target: tvm.target.Target, name: str) -> Scheduled:
     """Schedule a function by the first rule that fits.
 
     Raises

@@ -62,6 +62,7 @@ class BlockInfo:
 
     @property
     def is_reduction(self) -> bool:
+        """Whether it sums over an axis."""
         return any(self.reductions)
 
     @property
@@ -142,9 +143,7 @@ def axes_in_values(info: BlockInfo) -> set[int]:
         tvm_ffi.structural_walk(store.value, callbacks, order="pre")
         return tvm_ffi.WalkResult.SKIP
 
-    tvm_ffi.structural_walk(
-        info.node.body, [(tirx.BufferStore, on_store), *callbacks], order="pre"
-    )
+    tvm_ffi.structural_walk(info.node.body, [(tirx.BufferStore, on_store), *callbacks], order="pre")
     return found
 
 
@@ -179,15 +178,16 @@ def evaluate(expression: Any, values: Mapping[Any, int]) -> float:
         return values[expression]
     if isinstance(expression, tirx.Cast):
         inner = evaluate(expression.value, values)
-        return inner if str(expression.ty.dtype).startswith("float") else math.trunc(inner)
+        return inner if str(expression.ty.dtype).startswith("float") else float(math.trunc(inner))
     if isinstance(expression, ir.Call):
         function = _CALLS.get(str(expression.op.name))
         if function is not None:
-            return function(*(evaluate(argument, values) for argument in expression.args))
+            arguments = (evaluate(argument, values) for argument in expression.args)
+            return float(function(*arguments))
     function = _BINARY.get(type(expression))
     if function is None:
         raise NotAnalysableError(f"index has {type(expression).__name__}")
-    return function(evaluate(expression.a, values), evaluate(expression.b, values))
+    return float(function(evaluate(expression.a, values), evaluate(expression.b, values)))
 
 
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {

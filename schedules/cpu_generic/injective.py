@@ -6,7 +6,6 @@ transposition are 16 x 16 values, 2 KB on both sides together, and stay in L1.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from tvm import s_tir, tirx
@@ -19,7 +18,7 @@ from .segments import boundaries, mark_segments
 # Edge of the tiles in which a strided read is turned into a contiguous write.
 _TRANSPOSE_TILE = 16
 
-# Vectors that one iteration of the innermost loop may hold, so that short loops have no overhead.
+# Elements of a flat stage that one task takes.
 _LONGEST_CHUNK = 8192
 _SHORTEST_CHUNK = 512
 
@@ -125,4 +124,4 @@ def _chunk(extent: int, lanes: int) -> int:
     for chunk in range(_LONGEST_CHUNK, _SHORTEST_CHUNK - 1, -lanes):
         if extent % chunk == 0:
             return chunk
-    return min(_LONGEST_CHUNK // 2, extent) if extent > _SHORTEST_CHUNK else math.gcd(extent, extent)
+    return min(_LONGEST_CHUNK // 2, extent)

@@ -74,7 +74,7 @@ def _may_inline(sch: s_tir.Schedule, block: Any) -> bool:
 
 def _reads_of(info: BlockInfo, consumer: BlockInfo) -> int:
     written = info.writes[0].buffer
-    return consumer.size * sum(read.buffer.same_as(written) for read in consumer.reads)
+    return consumer.size * sum(bool(read.buffer.same_as(written)) for read in consumer.reads)
 
 
 def _is_plain_copy(info: BlockInfo) -> bool:

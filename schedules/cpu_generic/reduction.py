@@ -14,13 +14,14 @@ accumulators that is longer, or no multiple of a vector, stays in L1.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from tvm import s_tir
 
 from .access import BlockInfo, NotAnalysableError, block_info
-from .inline import is_padding
 from .injective import extent_of, vectorize_inner
+from .inline import is_padding
 from .machine import Machine
 from .segments import guarded_from, mark_segments
 from .split import axis_loops, contiguous_axis, fused, inner_results, main_read
@@ -52,9 +53,7 @@ def schedule_reduction(sch: s_tir.Schedule, block: Any, machine: Machine) -> set
     return _results_inside(sch, block, info, machine)
 
 
-def _results_inside(
-    sch: s_tir.Schedule, block: Any, info: BlockInfo, machine: Machine
-) -> set[str]:
+def _results_inside(sch: s_tir.Schedule, block: Any, info: BlockInfo, machine: Machine) -> set[str]:
     inner = inner_results(info)
     epilogue = find_epilogue(sch, block, info)
     if epilogue is not None or info.extents[inner[-1]] >= machine.lanes:
@@ -96,9 +95,7 @@ def _results_inside(
     return names | padding
 
 
-def _sums_inside(
-    sch: s_tir.Schedule, block: Any, info: BlockInfo, machine: Machine
-) -> set[str]:
+def _sums_inside(sch: s_tir.Schedule, block: Any, info: BlockInfo, machine: Machine) -> set[str]:
     epilogue = find_epilogue(sch, block, info)
     names = {info.name}
     target = block
@@ -126,9 +123,7 @@ def _sums_inside(
     return names | padding_at(sch, partial, task, machine)
 
 
-def _lanes_stage(
-    sch: s_tir.Schedule, block: Any, info: BlockInfo, machine: Machine
-) -> Any | None:
+def _lanes_stage(sch: s_tir.Schedule, block: Any, info: BlockInfo, machine: Machine) -> Any | None:
     """Return the stage of lane-wise sums that this one adds up, if it is such a one."""
     producers = sch.get_producers(block)
     if len(producers) != 1:
@@ -160,12 +155,23 @@ def place_lanes(sch: s_tir.Schedule, partial: Any, task: Any, machine: Machine) 
         mark_segments(sch, sums[-1], [0, guarded, extent] if guarded < extent else [0, extent], 0)
 
 
-def padding_at(sch: s_tir.Schedule, block: Any, task: Any, machine: Machine) -> set[str]:
-    """Compute the padding that a block reads in the task that reads it; return what is done."""
+def padding_at(
+    sch: s_tir.Schedule,
+    block: Any,
+    task: Any,
+    machine: Machine,
+    apart: Collection[str] = (),
+) -> set[str]:
+    """Compute the padding that a block reads in the task that reads it; return what is done.
+
+    The stages named ``apart`` stay where they are.
+    """
     done = set()
     for producer in sch.get_producers(block):
         info = block_info(sch.get(producer))
-        if is_padding(info) and not info.is_reduction and len(sch.get_consumers(producer)) == 1:
+        if info.is_reduction or info.name in apart:
+            continue
+        if is_padding(info) and len(sch.get_consumers(producer)) == 1:
             sch.compute_at(producer, task)
             vectorize_inner(sch, sch.get_loops(producer)[-1], machine)
             done.add(info.name)

@@ -11,7 +11,15 @@ from tvm import ir, s_tir, tirx
 from tvm.s_tir import SBlock
 
 from .access import BlockInfo, axes_in_values, block_info
-from .rewrite import nest_of, replace_nest, stages, substitute, uses_variable, with_body, with_buffers
+from .rewrite import (
+    nest_of,
+    replace_nest,
+    stages,
+    substitute,
+    uses_variable,
+    with_body,
+    with_buffers,
+)
 
 _REDUCERS = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
 
@@ -93,9 +101,7 @@ def join_axes(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
     return replace_nest(function, name, nest)
 
 
-def join_results(
-    function: tirx.PrimFunc, name: str, outer: int, inner: int
-) -> tirx.PrimFunc:
+def join_results(function: tirx.PrimFunc, name: str, outer: int, inner: int) -> tirx.PrimFunc:
     """Return the function with two result axes of a stage joined, and its results' last two axes.
 
     The stage has to write to buffers inside of the function, with these two axes last, and to read
@@ -245,7 +251,8 @@ def cut_axis(
 def cut_rows(function: tirx.PrimFunc, extent: int, width: int) -> tirx.PrimFunc | None:
     """Return the function with the last axis of each of its stages cut into vectors.
 
-    None if it cannot be. It can where the buffers inside of the function that are as long are indexed by that axis.
+    None if it cannot be, since a buffer inside of the function that is as long is not indexed by
+    that axis.
     """
     cut: dict[str, int] = {}
     buffers: dict[Any, Any] = {}

@@ -1,4 +1,4 @@
-"""Rewriting of functions above the level of schedule primitives: stages replaced, variables bound."""
+"""Rewriting above the level of schedule primitives: stages replaced, variables bound."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def nest_of(
     reductions: Sequence[bool] | None = None,
     init: Any = None,
 ) -> Any:
-    """Return loops around a block of these axes, which are spatial unless ``reductions`` says so."""
+    """Return loops around a block of these axes; ``reductions`` says which are summed over."""
     loops = [tirx.Var(str(v.name), v.ty.dtype) for v in variables]
     summed = reductions or [False] * len(loops)
     kinds = [tirx.IterVar.CommReduce if s else tirx.IterVar.DataPar for s in summed]

@@ -10,20 +10,20 @@ or in L2 if it is long; a stage itself needs one to four vectors.
 from __future__ import annotations
 
 import math
+
 import tvm.target
 from tvm import s_tir, tirx
 
 from .access import BlockInfo, NotAnalysableError, block_info
-from .inline import top_blocks
 from .injective import vectorize_inner
+from .inline import top_blocks
 from .machine import Machine, machine_of
 from .reduction import move_to, place_lanes
 from .reshape import cut_rows
 from .split import fused, lanes_apart, row_width
 
-def apply(
-    function: tirx.PrimFunc, target: tvm.target.Target, name: str
-) -> tirx.PrimFunc | None:
+
+def apply(function: tirx.PrimFunc, target: tvm.target.Target, name: str) -> tirx.PrimFunc | None:
     """Schedule a function all of whose stages work row by row; None if it does not fit."""
     sch = schedule_rows(function, machine_of(target))
     return None if sch is None else sch.mod["main"]

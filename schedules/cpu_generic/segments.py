@@ -6,6 +6,7 @@ narrowed from 64 to 32 bits, as all are that come from Relax.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import tvm_ffi
@@ -66,10 +67,7 @@ def cut_segments(function: tirx.PrimFunc) -> tirx.PrimFunc:
         if _ANNOTATION not in loop.annotations:
             return loop
         lanes, *places = (int(place) for place in loop.annotations[_ANNOTATION])
-        pieces = [
-            _piece(loop, start, end - start, lanes)
-            for start, end in zip(places, places[1:], strict=False)
-        ]
+        pieces = [_piece(loop, start, end - start, lanes) for start, end in pairwise(places)]
         return pieces[0] if len(pieces) == 1 else tirx.SeqStmt(pieces)
 
     return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, cut)))

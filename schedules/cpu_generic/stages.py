@@ -13,17 +13,15 @@ import tvm.target
 from tvm import s_tir, tirx
 
 from .access import NotAnalysableError, block_info
-from .inline import is_padding, top_blocks
 from .injective import schedule_injective, whole_vectors
+from .inline import is_padding, top_blocks
 from .machine import Machine, machine_of
 from .reduction import find_epilogue, schedule_reduction
 from .reshape import join_axes
 from .split import axis_loops, fused, split_reductions
 
 
-def apply(
-    function: tirx.PrimFunc, target: tvm.target.Target, name: str
-) -> tirx.PrimFunc | None:
+def apply(function: tirx.PrimFunc, target: tvm.target.Target, name: str) -> tirx.PrimFunc | None:
     """Schedule any function all of whose stages can be understood."""
     machine = machine_of(target)
     function = split_reductions(function, machine)

@@ -1,7 +1,7 @@
 """Schedule everything on a CPU that has no schedule yet, by the rules of `schedules.cpu_generic`.
 
-A function that no rule fits still compiles, to serial loops. It is slow, so it is not passed over in
-silence: the pass warns, and lists it in the module attribute `UNSCHEDULED`.
+A function that no rule fits still compiles, to serial loops. It is slow, so it is not passed over
+in silence: the pass warns, and lists it in the module attribute `UNSCHEDULED`.
 
 Ordering: after FuseTIR and `schedule_operators`, whose functions it leaves alone; before the
 lowering to the virtual machine.
@@ -54,7 +54,7 @@ def schedule_generic_cpu(module: ir.IRModule, _: transform.PassContext) -> ir.IR
 
 
 def unscheduled(module: ir.IRModule) -> Sequence[str]:
-    """Return the pass's remarks: a name and a reason for each function that it could not do well."""
+    """Return the pass's remarks: name and reason of each function that it could not do well."""
     return [str(remark) for remark in (module.attrs or {}).get(UNSCHEDULED, ())]
 
 

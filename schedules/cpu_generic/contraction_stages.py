@@ -1,0 +1,183 @@
+"""A contraction written as stages of tiles: packed weights, sums of tiles, and the result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te, tirx
+
+from .access import Access, BlockInfo
+from .contraction_match import Contraction, axes_of
+from .rewrite import nest_of, replace_loads, substitute
+
+ACCUMULATE, PACK, EPILOGUE = "contraction_sum", "contraction_pack", "contraction_epilogue"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Register tile: ``rows`` of x by ``vectors`` of ``lanes`` columns; weights packed or not."""
+
+    rows: int
+    vectors: int
+    lanes: int
+    packed: bool
+
+    @property
+    def columns(self) -> int:
+        """Columns of f in a panel."""
+        return self.vectors * self.lanes
+
+
+def tiled_sums(work: Contraction, tile: Tile) -> tirx.PrimFunc:
+    """Return the contraction as stages: weights in panels, sums in tiles, result."""
+    info = work.info
+    index = str(info.variables[0].ty.dtype)
+    panels = math.ceil(work.columns / tile.columns)
+    data = _placeholder("data", work.data)
+    weights = _placeholder("weights", work.weights)
+
+    def const(value: int) -> Any:
+        return tirx.const(value, index)
+
+    def shape(extents: Sequence[int]) -> list[Any]:
+        return [const(extent) for extent in extents]
+
+    def column(group: Any, panel: Any, lane: Any) -> Any:
+        return group * const(work.columns) + panel * const(tile.columns) + lane
+
+    packed_outer = [a for a in work.outer if a in axes_of(info, work.weights.indices)]
+    reduced = list(info.reduced())
+
+    def pack(*axes: Any) -> Any:
+        outers, (group, panel), rest = (
+            axes[: len(packed_outer)],
+            axes[len(packed_outer) : len(packed_outer) + 2],
+            axes[len(packed_outer) + 2 :],
+        )
+        lane = rest[-1]
+        values = dict(zip(_variables(info, packed_outer), outers, strict=True))
+        values.update(zip(_variables(info, reduced), rest[:-1], strict=True))
+        values[info.variables[work.f]] = column(group, panel, lane)
+        value = weights(*(substitute(i, values) for i in work.weights.indices))
+        if work.columns % tile.columns == 0:
+            return value
+        inside = panel * const(tile.columns) + lane < const(work.columns)
+        return tirx.if_then_else(inside, value, tirx.const(0, "float32"))
+
+    packed_shape = [
+        *(info.extents[a] for a in packed_outer),
+        work.groups,
+        panels,
+        *(info.extents[a] for a in reduced),
+        tile.columns,
+    ]
+    packed = te.compute(shape(packed_shape), pack, name=PACK) if tile.packed else None
+    sums = [te.reduce_axis((const(0), const(info.extents[axis])), f"k{axis}") for axis in reduced]
+
+    def total(*axes: Any) -> Any:
+        outers, (x_tile, group, panel, row, lane) = axes[:-5], axes[-5:]
+        values = dict(zip(_variables(info, work.outer), outers, strict=True))
+        values.update(zip(_variables(info, reduced), (axis.var for axis in sums), strict=True))
+        if work.x is not None:
+            place = x_tile * const(tile.rows) + row
+            last = const(work.rows - 1)
+            values[info.variables[work.x]] = (
+                tirx.min(place, last) if work.rows % tile.rows else place
+            )
+        # A panel lies in one group, so its first column stands for all where data are chosen.
+        values[info.variables[work.f]] = group * const(work.columns)
+        operand = data(*(substitute(i, values) for i in work.data.indices))
+        if packed is not None:
+            place_of = dict(zip(work.outer, outers, strict=True))
+            chosen = [place_of[a] for a in packed_outer]
+            weight = packed(*chosen, group, panel, *sums, lane)
+        else:
+            values[info.variables[work.f]] = column(group, panel, lane)
+            weight = weights(*(substitute(i, values) for i in work.weights.indices))
+        return te.sum(operand * weight, axis=sums)
+
+    accumulated = te.compute(sum_shape(work, tile), total, name=ACCUMULATE)
+    return te.create_prim_func([data, weights, accumulated])
+
+
+def _placeholder(name: str, access: Access) -> Any:
+    return te.placeholder(list(access.buffer.shape), "float32", name=name)
+
+
+def _variables(info: BlockInfo, axes: Sequence[int]) -> list[Any]:
+    return [info.variables[axis] for axis in axes]
+
+
+def sum_shape(work: Contraction, tile: Tile) -> list[Any]:
+    """Shape of the sums: outer axes, tile of x, group, panel, row, column."""
+    extents = [
+        *(work.info.extents[axis] for axis in work.outer),
+        math.ceil(work.rows / tile.rows),
+        work.groups,
+        math.ceil(work.columns / tile.columns),
+        tile.rows,
+        tile.columns,
+    ]
+    return [tirx.const(extent, _index_type(work)) for extent in extents]
+
+
+def _index_type(work: Contraction) -> str:
+    return str(work.info.variables[0].ty.dtype)
+
+
+def tiled_epilogue(work: Contraction, tile: Tile, sums: Any, epilogue: BlockInfo | None) -> Any:
+    """Return a stage that takes the sums tile by tile and writes what lies inside the result.
+
+    Its loops are: outer axes, tile of x, group, panel, row, vector and lane (or lane alone, if
+    vectors straddle the edge of the result).
+    """
+    index = _index_type(work)
+    whole_vectors = work.columns % tile.lanes == 0
+    names = [
+        *(f"o{axis}" for axis in work.outer),
+        "x_tile",
+        "group",
+        "panel",
+        "row",
+        *(("vector", "lane") if whole_vectors else ("lane",)),
+    ]
+    extents = [int(extent) for extent in sum_shape(work, tile)]
+    if whole_vectors:
+        extents[-1:] = [tile.vectors, tile.lanes]
+    variables = [tirx.Var(name, index) for name in names]
+    count = len(work.outer)
+    x_tile, group, panel, row = variables[count : count + 4]
+    lane = variables[-1] if not whole_vectors else variables[-2] * tile.lanes + variables[-1]
+
+    x = x_tile * tile.rows + row
+    within = panel * tile.columns + lane
+    places = dict(zip(work.outer, variables[:count], strict=True))
+    places[work.f] = group * work.columns + within
+    if work.x is not None:
+        places[work.x] = x
+    guards = []
+    if work.rows % tile.rows:
+        guards.append(x < work.rows)
+    if work.columns % tile.columns:
+        guards.append(
+            panel * tile.vectors + variables[-2] < work.columns // tile.lanes
+            if whole_vectors
+            else within < work.columns
+        )
+    value = tirx.BufferLoad(sums, [*variables[: count + 4], lane])
+    spatial = work.info.spatial()
+    if epilogue is None:
+        written = work.info.writes[0]
+        values = {work.info.variables[a]: places[a] for a in spatial}
+        indices = [substitute(i, values) for i in written.indices]
+        body = tirx.BufferStore(written.buffer, value, indices)
+    else:
+        old = work.info.writes[0].buffer
+        values = {v: places[a] for v, a in zip(epilogue.variables, spatial, strict=True)}
+        body = replace_loads(substitute(epilogue.node.body, values), old, value)
+    if guards:
+        body = tirx.IfThenElse(tirx.all(*guards), body, None)
+    return nest_of(EPILOGUE, variables, extents, body)
