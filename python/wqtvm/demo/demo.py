@@ -106,7 +106,7 @@ def demonstrate(
     inputs = (torch.from_numpy(noisy)[None], torch.full((1, 1, 1, 1), SIGMA))
     configs = {label(config): config, **_DIRECT}
     # In channels-last order PyTorch is a quarter faster on a CPU; compare with its best.
-    exact = pretrained().to(memory_format=torch.channels_last)
+    exact = pretrained().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     networks: dict[str, Callable[..., torch.Tensor]] = {FLOAT: exact}
     for name, chosen in configs.items():
         report = progress(name) if progress else None
