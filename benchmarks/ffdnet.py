@@ -1,4 +1,4 @@
-"""Time the demo's network, FFDNet at 512 x 512, against PyTorch in float, by 1 and 2 threads.
+"""Time the demo's network, FFDNet at 512 x 512, against PyTorch in float and in int8.
 
     python benchmarks/ffdnet.py [--threads 1 2] [--runs 15]
 
@@ -16,6 +16,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch_int8 import StaticInt8
 
 import wqtvm
 from wqtvm.demo.demo import FLOAT, label, same_threads, time_in_turns
@@ -27,6 +28,7 @@ from wqtvm.versions import version
 
 IMAGE = "astronaut"
 CHANNELS_LAST = f"{FLOAT}, channels last"
+STATIC = "PyTorch static int8, calibrated on this image"
 CONFIGS = (
     wqtvm.WinogradConfig(tile=2),
     wqtvm.WinogradConfig(tile=4),
@@ -52,9 +54,12 @@ def main() -> None:
     sigma = torch.full((1, 1, 1, 1), SIGMA)
     network = pretrained()
     channels_last = pretrained().to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        static = StaticInt8(network, noisy, sigma)
     functions: dict[str, Callable[[], torch.Tensor]] = {
         FLOAT: partial(network, noisy, sigma),
         CHANNELS_LAST: partial(channels_last, noisy, sigma),
+        STATIC: partial(static, noisy, sigma),
     }
     for config in CONFIGS:
         compiled = wqtvm.compile(network, (noisy, sigma), config=config)
@@ -98,7 +103,7 @@ def print_table(
 ) -> None:
     fastest = min(seconds[FLOAT], seconds[CHANNELS_LAST])
     print(f"{title}\n")
-    print("| | ms | times PyTorch's best | PSNR against clean, dB | against float, dB |")
+    print("| | ms | times PyTorch's best float | PSNR against clean, dB | against float, dB |")
     print("|---|---:|---:|---:|---:|")
     for name, result in results.items():
         quality = psnr_db(clean, result, 1.0)
