@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import tvm.error
 import tvm.target
 from tvm import s_tir, tirx
 
@@ -52,6 +53,11 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+# What says that a rule does not fit: our own analysis, a schedule primitive, or TVM's checks. A
+# function is not worth stopping for, since it runs without a schedule, too.
+_REFUSALS = (NotAnalysableError, s_tir.ScheduleError, tvm.error.InternalError, ValueError)
+
+
 def schedule_function(function: tirx.PrimFunc, target: tvm.target.Target, name: str) -> Scheduled:
     """Schedule a function by the first rule that fits.
 
@@ -60,12 +66,17 @@ def schedule_function(function: tirx.PrimFunc, target: tvm.target.Target, name: 
     UnscheduledOperatorError
         If none does; the message says why for each rule.
     """
-    prepared = hoist_expressions(inline_stages(function).mod["main"])
-    problems = []
+    problems: list[str] = []
+    try:
+        prepared = hoist_expressions(inline_stages(function).mod["main"])
+    except _REFUSALS as error:
+        raise UnscheduledOperatorError(
+            f"{name} has no schedule for a CPU ({_first_line(error)})"
+        ) from error
     for rule in RULES:
         try:
             scheduled = rule.apply(prepared, target, name)
-        except (NotAnalysableError, s_tir.ScheduleError) as error:
+        except _REFUSALS as error:
             problems.append(f"{rule.name}: {_first_line(error)}")
             continue
         if scheduled is not None:
