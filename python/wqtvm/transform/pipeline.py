@@ -14,6 +14,7 @@ from ..config import WinogradConfig
 from ..quantization.plan import Plan
 from ..target import TargetRecord, record_of, usable_cpus
 from .channels_last import channels_last
+from .check_lowered import check_lowered
 from .fold_batch_norm import fold_batch_norm
 from .fold_layout_constants import fold_layout_constants
 from .legalize_operators import LEGALIZATIONS
@@ -45,7 +46,9 @@ def quantize(
 def optimize(module: ir.IRModule, record: TargetRecord) -> ir.IRModule:
     """Legalize, fuse, and give every function a schedule."""
     passes = [
+        relax.backend.DispatchSortScan(),
         relax.transform.LegalizeOps(customize_legalize_map=LEGALIZATIONS),
+        check_lowered,
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),
