@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import tvm.error
 import tvm.target
 from tvm import s_tir, tirx
 
 from wqtvm.errors import UnscheduledOperatorError
 
 from . import contraction, rows, stages
-from .access import NotAnalysableError
 from .expand import expand_functions
 from .hoist import hoist_expressions
 from .inline import inline_stages
@@ -53,11 +51,6 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-# What says that a rule does not fit: our own analysis, a schedule primitive, or TVM's checks. A
-# function is not worth stopping for, since it runs without a schedule, too.
-_REFUSALS = (NotAnalysableError, s_tir.ScheduleError, tvm.error.InternalError, ValueError)
-
-
 def schedule_function(function: tirx.PrimFunc, target: tvm.target.Target, name: str) -> Scheduled:
     """Schedule a function by the first rule that fits.
 
@@ -67,16 +60,17 @@ def schedule_function(function: tirx.PrimFunc, target: tvm.target.Target, name: 
         If none does; the message says why for each rule.
     """
     problems: list[str] = []
+    prepared = function
     try:
         prepared = hoist_expressions(inline_stages(function).mod["main"])
-    except _REFUSALS as error:
-        raise UnscheduledOperatorError(
-            f"{name} has no schedule for a CPU ({_first_line(error)})"
-        ) from error
+    except Exception as error:
+        problems.append(f"inlining: {_first_line(error)}")
     for rule in RULES:
         try:
             scheduled = rule.apply(prepared, target, name)
-        except _REFUSALS as error:
+        # Whatever goes wrong, in our analysis or in TVM's primitives: a function runs without a
+        # schedule, too, and what is wrong is reported.
+        except Exception as error:
             problems.append(f"{rule.name}: {_first_line(error)}")
             continue
         if scheduled is not None:
@@ -86,5 +80,5 @@ def schedule_function(function: tirx.PrimFunc, target: tvm.target.Target, name: 
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.startswith("Error message:")]
-    return lines[0] if lines else str(error).splitlines()[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    return next((line for line in lines if line.startswith("Error message:")), lines[0])

@@ -52,6 +52,9 @@ _WEIGHT_CYCLES = 0.3
 _DATA_CYCLES = 0.1
 _PACKING_CYCLES = 1.5
 
+# Products that take as long as an element of an elementwise stage.
+_PRODUCTS_AN_ELEMENT = 8
+
 # Fewer rows than this do not pay for packing the weights.
 _ROWS_WORTH_PACKING = 16
 _SHORTEST_VECTOR = 4
@@ -159,7 +162,8 @@ def _tile_loops(
     sch.reorder(*blocked, group, panel, *in_task, *per_tile)
     tasks = math.prod(extent_of(sch, loop) for loop in blocked)
     task = sch.fuse(*blocked, *([group, panel] if tasks < machine.tasks else []))
-    sch.parallel(task)
+    if work.info.size >= _PRODUCTS_AN_ELEMENT * machine.parallel_elements:
+        sch.parallel(task)
     if work.columns % tile.lanes == 0:
         sch.vectorize(per_tile[-1])  # Otherwise LLVM does it, with masks.
     return task, in_task[-1]

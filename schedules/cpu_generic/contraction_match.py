@@ -82,8 +82,13 @@ def _operands(info: BlockInfo) -> tuple[Access, Access] | None:
 
 
 def _roles(info: BlockInfo, data: Access, weights: Access) -> Contraction | None:
-    """Assign roles; the weights' indices have to be plain variables, so that they can be packed."""
-    if not all(isinstance(index, (tirx.Var, tirx.IntImm)) for index in weights.indices):
+    """Assign roles; each axis of the weights has to be one of the block's, to be packed.
+
+    It may run backwards, as in a transposed convolution.
+    """
+    of_index = [axes_of(info, [index]) for index in weights.indices]
+    used = [axis for axes in of_index for axis in axes]
+    if any(len(axes) > 1 for axes in of_index) or len(used) != len(set(used)):
         return None
     in_data = axes_of(info, data.indices)
     in_weights = axes_of(info, weights.indices)
@@ -100,6 +105,8 @@ def _roles(info: BlockInfo, data: Access, weights: Access) -> Contraction | None
     if not columns or written is None:
         return None
     f = max(columns, key=lambda axis: (written[axis] == 1, info.extents[axis]))
+    if not any(index.same_as(info.variables[f]) for index in weights.indices):
+        return None
     x = max(rows, key=lambda axis: (info.extents[axis] >= 4, axis), default=None)
     return Contraction(info, data, weights, x, f, groups)
 

@@ -63,7 +63,8 @@ def schedule_injective(sch: s_tir.Schedule, block: Any, machine: Machine) -> Non
 
 def vectorize_inner(sch: s_tir.Schedule, loop: Any, machine: Machine) -> None:
     """Vectorise an innermost loop; LLVM does it, tail and all, where vectors do not fill it."""
-    if extent_of(sch, loop) % machine.lanes == 0:
+    extent = sch.get(loop).extent
+    if isinstance(extent, tirx.IntImm) and int(extent) % machine.lanes == 0:
         _, lane = sch.split(loop, [None, machine.lanes])
         sch.vectorize(lane)
 

@@ -12,6 +12,8 @@ from .access import BlockInfo, NotAnalysableError, block_info
 
 # Cheap arithmetic may be repeated so often rather than be stored and loaded again.
 _REPEATED_CHEAP = 4
+# Padding behind padding, say: what is read is a little more than what there is.
+_REPEATED_PADDING = 2
 
 # Calls that cost no more than an addition; exp, sqrt, erf and so on are not among them.
 _CHEAP_CALLS = frozenset(
@@ -68,7 +70,7 @@ def _may_inline(sch: s_tir.Schedule, block: Any) -> bool:
         same_place = all(not c.is_reduction and c.size <= info.size for c in consumers)
         return same_place or repeats <= 1
     if is_padding(info):
-        return repeats <= 1
+        return repeats <= (_REPEATED_PADDING if all(not c.is_reduction for c in consumers) else 1)
     return repeats <= _REPEATED_CHEAP or all(not c.is_reduction for c in consumers)
 
 

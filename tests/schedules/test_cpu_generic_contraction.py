@@ -87,6 +87,35 @@ def test_convolution_of_channels_first(case: tuple[int, ...]) -> None:
 
 
 @each_target
+@pytest.mark.parametrize(
+    "case", [(17, 9, 4, 2, 1, 0), (8, 8, 3, 2, 1, 1), (5, 33, 2, 2, 0, 0)], ids=str
+)
+def test_transposed_convolution(case: tuple[int, ...], target: str) -> None:
+    channels, out, kernel, stride, padding, extra = case
+    x, w = random(2, channels, 5, 7), random(channels, out, kernel, kernel, seed=1)
+    double = [torch.from_numpy(array).double() for array in (x, w)]
+    exact = F.conv_transpose2d(*double, None, stride, padding, extra).numpy()
+
+    def build(x, w):
+        return N.conv2d_transpose(x, w, stride, padding, (extra, extra))
+
+    result = run(build, [x, w], target)
+    np.testing.assert_allclose(result, exact, **tolerance(channels * kernel**2))
+
+
+@each_target
+def test_convolutions_of_lines_and_volumes(target: str) -> None:
+    x, w = random(2, 5, 17), random(33, 5, 3, seed=1)
+    exact = F.conv1d(*(torch.from_numpy(a).double() for a in (x, w)), padding=1)
+    result = run(lambda x, w: N.conv1d(x, w, 1, 1), [x, w], target)
+    np.testing.assert_allclose(result, exact, **tolerance(15))
+    x, w = random(1, 3, 5, 6, 7), random(9, 3, 3, 3, 3, seed=1)
+    exact = F.conv3d(*(torch.from_numpy(a).double() for a in (x, w)), padding=1)
+    result = run(lambda x, w: N.conv3d(x, w, 1, 1), [x, w], target)
+    np.testing.assert_allclose(result, exact, **tolerance(81))
+
+
+@each_target
 @pytest.mark.parametrize("swap", ["", "a", "b"])
 @pytest.mark.parametrize(
     "shape",

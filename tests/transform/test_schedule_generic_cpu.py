@@ -57,7 +57,7 @@ def scheduled(module: tvm.ir.IRModule) -> tvm.ir.IRModule:
 
 
 def network() -> tvm.ir.IRModule:
-    inputs = [random(1, 9, 9, 8), random(3, 3, 8, 16), random(16, seed=1), random(16, seed=2)]
+    inputs = [random(1, 33, 33, 8), random(3, 3, 8, 16), random(16, seed=1), random(16, seed=2)]
 
     def build(x, w, scale, shift):
         y = N.conv2d(x, w, 1, 1, data_layout="NHWC", kernel_layout="HWIO")
