@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import tvm.target
-from tvm import s_tir, tirx
+from tvm import tirx
 
 from wqtvm.errors import UnscheduledOperatorError
 
