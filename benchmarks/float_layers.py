@@ -37,8 +37,9 @@ from wqtvm.versions import version
 
 # Relative to the largest result: sums of a few thousand products, in another order than PyTorch's.
 TOLERANCE = 2e-5
-# One measurement repeats a layer for at least so long.
-SECONDS_PER_ROUND = 0.01
+# One measurement repeats a layer for so long, after half of that to warm up: threads that slept
+# wake on one CPU, and it takes the system some milliseconds to give them one each.
+SECONDS_PER_ROUND = 0.04
 # PyTorch's threads spin for 200 ms after their work, and would hold a core that ours wait for.
 PAUSE = 0.22
 
@@ -295,7 +296,8 @@ def medians(runs: Sequence[Run], rounds: int, pause: float) -> list[float]:
     for _ in range(rounds):
         for run, repeat, into in zip(runs, repeats, times, strict=True):
             time.sleep(pause)
-            run()
+            for _ in range(1 + repeat // 2):
+                run()
             start = time.perf_counter()
             for _ in range(repeat):
                 run()
