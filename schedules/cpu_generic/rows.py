@@ -39,6 +39,9 @@ def schedule_rows(function: tirx.PrimFunc, machine: Machine) -> s_tir.Schedule |
     rank = _row_rank(infos)
     if rank is None:
         return None
+    rows = math.prod(infos[-1].extents[:rank])
+    if rows < machine.tasks and infos[-1].size >= machine.parallel_elements:
+        return None  # Few long rows: each is better shared among threads.
     length = next(info.extents[info.reduced()[0]] for info in infos if info.is_reduction)
     if length > machine.lanes:
         cut = cut_rows(function, length, row_width(length, machine))
@@ -73,7 +76,7 @@ def _row_rank(infos: list[BlockInfo]) -> int | None:
     if not reductions or len(infos) < 2 or infos[-1].is_reduction:
         return None
     rank = len(reductions[0].spatial())
-    while rank and reductions[0].extents[rank - 1] == 1 and rank > 1:
+    while rank > 1 and reductions[0].extents[rank - 1] == 1:
         rank -= 1
     head = reductions[0].extents[:rank]
     for info in infos:
@@ -89,4 +92,4 @@ def _row_rank(infos: list[BlockInfo]) -> int | None:
         for access in [*info.reads, *info.writes]:
             if access.strides is None:
                 return None
-    return rank if math.prod(head) >= 1 else None
+    return rank

@@ -99,6 +99,17 @@ def test_softmax_and_layer_norm(columns: int, target: str) -> None:
 
 
 @each_target
+def test_softmax_and_layer_norm_of_few_long_rows(target: str) -> None:
+    x, scale, shift = random(2, 40_001), random(40_001, seed=1), random(40_001, seed=2)
+    double = torch.from_numpy(x).double()
+    result = run(lambda x: N.softmax(x, -1), [x], target)
+    np.testing.assert_allclose(result, F.softmax(double, -1), rtol=3e-6, atol=1e-12)
+    exact = F.layer_norm(double, (40_001,), *map(_double, (scale, shift)))
+    result = run(lambda x, g, b: N.layer_norm(x, g, b, [-1]), [x, scale, shift], target)
+    np.testing.assert_allclose(result, exact, rtol=1e-5, atol=1e-5)
+
+
+@each_target
 @each_shape
 def test_softmax_over_channels(shape: tuple[int, ...], target: str) -> None:
     x = random(*shape)
