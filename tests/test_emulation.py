@@ -1,0 +1,49 @@
+"""The emulation in PyTorch against the numpy reference, and networks of emulated convolutions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wqtvm.emulation import EmulatedConvolution, emulate_network
+from wqtvm.fastconv import BilinearAlgorithm, correlated_scales, direct, sfc, winograd
+from wqtvm.quantization import quantize_weights, sqnr_db
+from wqtvm.quantization.reference import winograd_reference
+from wqtvm.quantization.scheme import Scheme
+
+# Sums of floats are added in another order: a few values next to a rounding tie differ by a step,
+# so that the two agree far better (60 dB and up) than either agrees with float (25 to 42 dB).
+LEAST_DB = 55
+
+
+@pytest.mark.parametrize("precision", ["hadamard", "full"])
+@pytest.mark.parametrize("algorithm", [direct(), winograd(2), winograd(4), sfc(6)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 3, 17, 9, 11, 1), (3, 100, 33, 7, 13, 0)])
+def test_emulation_is_the_reference(
+    shape: tuple[int, ...], algorithm: BilinearAlgorithm, precision: str
+) -> None:
+    batch, channels, outputs, height, width, padding = shape
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((outputs, channels, 3, 3)).astype(np.float32)
+    x = rng.standard_normal((batch, height, width, channels)).astype(np.float32)
+    scheme = Scheme(algorithm, correlated_scales(algorithm), precision)
+    reference = winograd_reference(x, quantize_weights(weight, scheme), scheme, padding).output
+    image = torch.from_numpy(x).permute(0, 3, 1, 2)
+    emulated = EmulatedConvolution(weight, scheme, padding)(image).permute(0, 2, 3, 1).numpy()
+    assert emulated.shape == reference.shape
+    assert sqnr_db(reference, emulated) > LEAST_DB
+
+
+def test_a_network_with_some_layers_emulated() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 17, 3, padding=1), nn.ReLU(), nn.Conv2d(17, 8, 3)).eval()
+    x = torch.randn(1, 3, 10, 10)
+    scheme = Scheme(winograd(4), correlated_scales(winograd(4)))
+    emulated = emulate_network(network, {"0": scheme, "2": None})
+    assert isinstance(emulated[0], EmulatedConvolution)
+    assert isinstance(emulated[2], nn.Conv2d)
+    assert isinstance(network[0], nn.Conv2d)  # the given network stays as it was
+    with torch.no_grad():
+        assert 20 < sqnr_db(network(x).numpy(), emulated(x).numpy()) < 60
