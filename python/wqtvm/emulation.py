@@ -102,7 +102,7 @@ class EmulatedConvolution(nn.Module):
         v = (self._input @ d.flatten(1)).reshape(-1, *d.shape[1:])
         size = self.scheme.channels_per_group(self._channels)
         v = functional.pad(v, (0, round_up(self._channels, size) - self._channels))
-        q, q_step = quantize(v.unflatten(-1, (-1, size)), (-1,))
+        q, q_step = quantize(v.reshape(*v.shape[:-1], -1, size), (-1,))
         m = torch.bmm((q * q_step).flatten(-2), self._u)  # (taps, p, k)
         return (self._output @ m.flatten(1)).reshape(-1, *m.shape[1:])
 
