@@ -1,0 +1,1 @@
+"""The laboratory: what quantized fast convolutions cost trained networks."""

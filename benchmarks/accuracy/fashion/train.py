@@ -118,7 +118,9 @@ def train(
             unfinished.replace(checkpoint)
             speed = (time.monotonic() - started) / (step + 1 - first)
             left = speed * (steps - step - 1) / 60
-            print(f"step {step + 1}/{steps}  loss {losses[-1]:.4f}  {left:.0f} min left", flush=True)
+            print(
+                f"step {step + 1}/{steps}  loss {losses[-1]:.4f}  {left:.0f} min left", flush=True
+            )
 
 
 def _schedule(step: int, steps: int) -> float:
