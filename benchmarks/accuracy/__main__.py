@@ -1,0 +1,99 @@
+"""The laboratory: what quantized fast convolutions cost trained networks.
+
+    python -m benchmarks.accuracy table                      measure, and print the tables
+    python -m benchmarks.accuracy table --networks ffdnet --variants F4 direct-tap
+    python -m benchmarks.accuracy show                       print what is measured already
+    python -m benchmarks.accuracy plots --output plots       draw it
+
+Everything that is measured is added to a file of JSON lines at once, and not measured again: stop
+with Ctrl-C when you like. --again measures anew. Names of variants start with the algorithm: F2,
+F4 (the best points), F4-lavin, F6, SFC4, SFC6, direct-filter and direct-tap (a weight step a filter
+or a tap), auto; then the precision, the scales, and "tile" for one step a tile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from wqtvm.errors import WqtvmError
+
+from .measure import Subject
+from .networks import NETWORKS, network
+from .results import Results, print_tables
+from .variants import chosen
+
+RESULTS = Path("out/accuracy.jsonl")
+AUTO = "auto"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=("table", "show", "plots"))
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--variants", nargs="+", default=[], help="starts of names (all)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"default: {RESULTS}")
+    parser.add_argument("--again", action="store_true", help="measure what is measured already")
+    parser.add_argument("--threads", type=int, default=0, help="0: all")
+    parser.add_argument("--output", type=Path, default=Path("out/plots"), help="of the plots")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    results = Results(options.results)
+    try:
+        if options.command == "table":
+            for name in options.networks:
+                measure_network(name, options.variants, results, again=options.again)
+        elif options.command == "plots":
+            from .plots import draw
+
+            draw(results, options.networks, options.output)
+            return 0
+    except KeyboardInterrupt:
+        print("\nstopped; what was measured is kept", file=sys.stderr)
+    except WqtvmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_tables(results, options.networks)
+    return 0
+
+
+def measure_network(name: str, names: list[str], results: Results, *, again: bool) -> None:
+    """Measure a network by each variant that is wanted and not measured yet."""
+    wanted = chosen([n for n in names if n != AUTO]) if names != [AUTO] else []
+    todo = [v for v in wanted if again or not results.has(name, v.name)]
+    auto = (not names or AUTO in names) and (again or not results.has(name, AUTO))
+    if not todo and not auto:
+        return
+    subject = Subject(network(name))
+    started = time.monotonic()
+    for index, variant in enumerate(todo):
+        measured = subject.measure(dict.fromkeys(subject.layers, variant.scheme))
+        results.add(name, variant.name, variant.multiplications, asdict(measured))
+        left = (time.monotonic() - started) / (index + 1) * (len(todo) - index - 1)
+        print(
+            f"{name} {variant.name}: {measured.psnr_db:.2f} dB  "
+            f"({index + 1}/{len(todo)}, {left:.0f} s left)",
+            file=sys.stderr,
+            flush=True,
+        )
+    if auto:
+        from .automatic import automatic_schemes
+
+        schemes, multiplications = automatic_schemes(subject)
+        measured = subject.measure(schemes)
+        results.add(name, AUTO, multiplications, asdict(measured))
+        print(f"{name} auto: {measured.psnr_db:.2f} dB, {multiplications:.3f}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
