@@ -8,7 +8,8 @@
 Everything that is measured is added to a file of JSON lines at once, and not measured again: stop
 with Ctrl-C when you like. --again measures anew. Names of variants start with the algorithm: F2,
 F4 (the best points), F4-lavin, F6, SFC4, SFC6, direct-filter and direct-tap (a weight step a filter
-or a tap), auto; then the precision, the scales, and "tile" for one step a tile.
+or a tap), auto (planned without data) and auto-data (on the first input and its truth); then the
+precision, the scales, and "tile" for one step a tile.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from wqtvm.errors import WqtvmError
+from wqtvm.quantization.plan import algorithm_label
 
 from .measure import Subject
 from .networks import NETWORKS, network
@@ -29,7 +32,7 @@ from .results import Results, print_tables
 from .variants import chosen
 
 RESULTS = Path("out/accuracy.jsonl")
-AUTO = "auto"
+AUTO = {"auto": False, "auto-data": True}  # whether the planner is given real inputs
 
 
 def main() -> int:
@@ -69,10 +72,13 @@ def main() -> int:
 
 def measure_network(name: str, names: list[str], results: Results, *, again: bool) -> None:
     """Measure a network by each variant that is wanted and not measured yet."""
-    wanted = chosen([n for n in names if n != AUTO]) if names != [AUTO] else []
+    fixed = [n for n in names if n not in AUTO]
+    wanted = chosen(fixed) if fixed or not names else []
     todo = [v for v in wanted if again or not results.has(name, v.name)]
-    auto = (not names or AUTO in names) and (again or not results.has(name, AUTO))
-    if not todo and not auto:
+    automatic = [
+        n for n in AUTO if (not names or n in names) and (again or not results.has(name, n))
+    ]
+    if not todo and not automatic:
         return
     subject = Subject(network(name))
     started = time.monotonic()
@@ -86,13 +92,14 @@ def measure_network(name: str, names: list[str], results: Results, *, again: boo
             file=sys.stderr,
             flush=True,
         )
-    if auto:
+    for variant_name in automatic:
         from .automatic import automatic_schemes
 
-        schemes, multiplications = automatic_schemes(subject)
+        schemes, share, plan = automatic_schemes(subject, data=AUTO[variant_name])
         measured = subject.measure(schemes)
-        results.add(name, AUTO, multiplications, asdict(measured))
-        print(f"{name} auto: {measured.psnr_db:.2f} dB, {multiplications:.3f}", file=sys.stderr)
+        counted = Counter(algorithm_label(layer.algorithm, layer.tile) for layer in plan)
+        results.add(name, variant_name, share, {**asdict(measured), "plan": counted})
+        print(f"{name} {variant_name}: {measured.psnr_db:.2f} dB, {counted}", file=sys.stderr)
 
 
 if __name__ == "__main__":

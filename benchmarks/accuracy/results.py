@@ -51,6 +51,5 @@ def print_tables(results: Results, networks: list[str]) -> None:
             right = "" if row["right"] is None else f"{row['right']}/{row['labelled']}"
             worst = f"{row['worst']} {row['worst_db']:.1f}"
             share = f"{row['multiplications']:.3f}"
-            print(
-                f"| {row['variant']} | {share} | {row['psnr_db']:.2f} | {loss} | {right} | {worst} |"
-            )
+            cells = (row["variant"], share, f"{row['psnr_db']:.2f}", loss, right, worst)
+            print(f"| {' | '.join(cells)} |")

@@ -16,10 +16,10 @@ from .errors import ConfigError
 from .frontend import from_torch
 from .quantization.plan import Plan
 from .runtime.model import CompiledModel
+from .runtime.specs import check_inputs
 from .target import TargetRecord, lookup, usable_cpus
 from .transform import pipeline
 from .transform.externalize_constants import externalize_constants
-from .transform.plan_convolutions import plan_convolutions
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,8 @@ def compile(
     *,
     target: str | TargetRecord | tvm.target.Target = "wq",
     config: WinogradConfig = _DEFAULT,
+    calibration: Sequence[Any] | None = None,
+    targets: Sequence[Any] | None = None,
     progress: Progress | None = None,
 ) -> CompiledModel:
     """Compile a PyTorch model.
@@ -63,6 +65,10 @@ def compile(
     example_inputs : their shapes and dtypes are compiled in.
     target : a name of ``wqtvm.target.target_names()``; "wq" is this machine.
     config : how eligible convolutions are computed.
+    calibration : real inputs on which algorithm "auto" measures, as for one call; else it makes up
+        smooth noise, and needs no data.
+    targets : the true outputs for them, a sequence; else the float network is taken to be 33 dB
+        (PSNR) from the truth.
     progress : called as progress(stage, steps done, steps).
 
     Returns
@@ -84,7 +90,11 @@ def compile(
     report("import", 1, 1)
     report("plan", 0, 1)
     prepared = pipeline.prepare(imported.module)
-    plan = plan_convolutions(prepared, config)
+    if calibration is not None:
+        check_inputs(calibration, imported.input_specs)
+    from .planning import plan_network  # which builds, too
+
+    plan = plan_network(prepared, config, inputs=calibration, targets=targets, progress=report)
     report("plan", 1, 1)
     built = build_module(prepared, plan, record, report)
     return CompiledModel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ Precision = Literal["full", "hadamard"]
 Steps = Literal["axis", "tile"]
 WeightSteps = Literal["tap", "filter"]
 
-ALGORITHMS = ("winograd", "sfc", "direct", "float")
+ALGORITHMS = ("auto", "winograd", "sfc", "direct", "float")
 TILES = (2, 3, 4, 5, 6)
 PRECISIONS = ("full", "hadamard")
 LEARNED = "learned"  # the scales that come with wqtvm
@@ -31,9 +32,9 @@ class WinogradConfig:
 
     Attributes
     ----------
-    algorithm : "winograd", "sfc" (symbolic Fourier), "direct" (int8 without a transform) or
-        "float".
-    tile : outputs a tile edge, m of F(m, 3); for "sfc" 4 or 6.
+    algorithm : "winograd", "sfc" (symbolic Fourier), "direct" (int8 without a transform), "float",
+        or "auto": for each layer the cheapest that keeps the accuracy budget, by measuring.
+    tile : outputs a tile edge, m of F(m, 3); for "sfc" 4 or 6; of no use in "auto".
     points : "best", "lavin", or the finite interpolation points as fractions ("0", "2/3", ...); of
         use in "winograd" only.
     precision : "hadamard" (the product alone in int8) or "full" (every stage in int8).
@@ -43,6 +44,9 @@ class WinogradConfig:
     steps : what shares a step in ``full``: "axis" or "tile".
     weight_steps : "tap" (a step for each tap of a filter and group) or "filter" (one for all of its
         taps, as int8 libraries do for direct convolutions).
+    min_sqnr_db : in "auto", the least SQNR of a layer by itself against float, in dB.
+    max_loss_db : in "auto", by how much the network's PSNR against the truth may fall, in dB; where
+        neither is given, 0.1.
     include, exclude : shell patterns over layer names; one that matches nothing is an error.
 
     Raises
@@ -59,6 +63,8 @@ class WinogradConfig:
     scales: str = "correlated"
     steps: Steps = "axis"
     weight_steps: WeightSteps = "tap"
+    min_sqnr_db: float | None = None
+    max_loss_db: float | None = None
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -78,6 +84,8 @@ class WinogradConfig:
             _texts("points", self.points)
         _texts("include", self.include)
         _texts("exclude", self.exclude)
+        _budget("min_sqnr_db", self.min_sqnr_db, self.algorithm, least=-math.inf)
+        _budget("max_loss_db", self.max_loss_db, self.algorithm, least=0.0)
         size = self.group_size
         if type(size) is not int or not 0 <= size <= LARGEST_GROUP or size % 4:
             raise ConfigError(
@@ -91,6 +99,24 @@ def _one_of(name: str, value: object, choices: tuple[object, ...], *others: str)
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         listed = ", ".join((*map(repr, choices), *others))
         raise ConfigError(f"{name} is {value!r}; give one of {listed}")
+
+
+def _budget(name: str, value: object, algorithm: str, least: float) -> None:
+    if value is None:
+        return
+    if algorithm != "auto":
+        raise ConfigError(
+            f"{name} is {value!r}, but algorithm is {algorithm!r}, which is used whatever it "
+            f"costs; give algorithm 'auto', or no {name}"
+        )
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not math.isfinite(value)
+        or value <= least
+    ):
+        above = f" above {least:g}" if math.isfinite(least) else ""
+        raise ConfigError(f"{name} is {value!r}; give a number of dB{above}")
 
 
 def _texts(name: str, values: object) -> None:

@@ -91,6 +91,15 @@ def network(command: Command) -> Command:
                 show_default=True, help="What shares a step of the weights.",
             ),
             click.option(
+                "--min-sqnr-db", type=float, default=None, metavar="DB",
+                help="With --algorithm auto: the least SQNR of a layer by itself.",
+            ),
+            click.option(
+                "--max-loss-db", type=float, default=None, metavar="DB",
+                help="With --algorithm auto: how much PSNR against the truth the network may lose; "
+                "0.1 if neither is given.",
+            ),
+            click.option(
                 "--include", multiple=True, metavar="PATTERN",
                 help="Quantize only layers of such names, like 'body.*'; may be repeated.",
             ),
@@ -124,6 +133,8 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         scales=options["scales"],
         steps=options["steps"],
         weight_steps=options["weight_steps"],
+        min_sqnr_db=options["min_sqnr_db"],
+        max_loss_db=options["max_loss_db"],
         include=options["include"] or _DEFAULT.include,
         exclude=options["exclude"],
     )

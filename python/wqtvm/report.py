@@ -14,6 +14,7 @@ from tvm.runtime.vm import VirtualMachine
 
 from .build import BuiltModule, Progress, build_module
 from .config import WinogradConfig
+from .planning import plan_network
 from .quantization import sqnr_db
 from .quantization.plan import Plan, algorithm_label
 from .runtime import cpu
@@ -146,7 +147,7 @@ def accuracy_report(
     given = inputs if inputs is not None else random_inputs(imported.input_specs, seed)
     report = progress or (lambda *_: None)
     prepared = pipeline.prepare(imported.module)
-    plan = plan or plan_convolutions(prepared, config)
+    plan = plan or plan_network(prepared, config, inputs=inputs, seed=seed)
     float_plan = plan_convolutions(prepared, WinogradConfig(algorithm="float"))
     observed = observe_layers(prepared, [layer.name for layer in plan.layers])
 

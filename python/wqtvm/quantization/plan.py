@@ -40,6 +40,7 @@ class Reason(Enum):
     COMPUTED_WEIGHTS = "computed-weights"
     EXCLUDED = "excluded"
     NOT_INCLUDED = "not-included"
+    BUDGET = "accuracy-budget"  # chosen by measuring, to keep it
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ def plan_convolutions(module: ir.IRModule, config: WinogradConfig) -> Plan:
     ArtefactError
         If scales cannot be read from their file.
     """
+    if config.algorithm == "auto":
+        raise ConfigError('algorithm "auto" needs measurements; plan with wqtvm.planning')
     scales = _learned_scales(config)
     layers = [
         _plan_layer(layer_name(binding.var), binding.value, config, scales)

@@ -1,0 +1,93 @@
+"""The float network on this machine: what each convolution takes, and what errors do to outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import ir
+from tvm.runtime.vm import VirtualMachine
+
+from ..build import build_module
+from ..frontend.names import CONVOLUTION_OPS, bindings, layer_name, operator_name
+from ..quantization.plan import Plan
+from ..runtime.specs import is_torch
+from ..target import lookup
+from ..transform.constants import array_of
+from ..transform.observe_layers import observe_layers
+from ..transform.perturb_layers import perturb_layers
+
+F32 = NDArray[np.float32]
+HOST = "wq"  # measured here, whatever the target
+
+
+class FloatNetwork:
+    """A prepared module, compiled in float with an input for an error of each named convolution.
+
+    Parameters
+    ----------
+    prepared : from ``transform.pipeline.prepare``.
+    names : of convolutions, in order of execution.
+    inputs : of ``@main``, numpy arrays or torch tensors.
+
+    Attributes
+    ----------
+    features, results : what each convolution takes and gives, float32 (image, row, column,
+        channel).
+    outputs : of the network.
+    """
+
+    def __init__(self, prepared: ir.IRModule, names: Sequence[str], inputs: Sequence[Any]) -> None:
+        self._names = tuple(names)
+        observed = observe_layers(prepared, names)
+        built = build_module(perturb_layers(observed, names), Plan(()), lookup(HOST))
+        self._main = VirtualMachine(built.executable, tvm.cpu())["main"]
+        self._inputs = [_tensor(value) for value in inputs]
+        self._params = [_tensor(value) for value in built.params.values()]
+        types = {
+            layer_name(binding.var): binding.value.ty
+            for binding in bindings(prepared["main"])
+            if operator_name(binding.value) in CONVOLUTION_OPS
+        }
+        shapes = {name: tuple(int(size) for size in types[name].shape) for name in names}
+        zeros = {shape: _tensor(np.zeros(shape, np.float32)) for shape in shapes.values()}
+        self._zeros = {name: zeros[shape] for name, shape in shapes.items()}
+        outputs, features, results = self._run({})
+        self.outputs = [value.numpy() for value in _flat(outputs)]
+        self.features = _named(self._names, features)
+        self.results = _named(self._names, results)
+
+    def perturbed(self, errors: Mapping[str, F32]) -> list[NDArray[Any]]:
+        """Outputs of the network when errors are added to what convolutions give."""
+        return [value.numpy() for value in _flat(self._run(errors)[0])]
+
+    def _run(self, errors: Mapping[str, F32]) -> Any:
+        added = [
+            _tensor(errors[name]) if name in errors else self._zeros[name] for name in self._names
+        ]
+        return self._main(*self._inputs, *added, *self._params)
+
+
+def weights_of(prepared: ir.IRModule, names: Sequence[str]) -> dict[str, F32]:
+    """Weights of the named convolutions, float32 (output channel, input channel, row, column)."""
+    return {
+        layer_name(binding.var): array_of(binding.value.args[1]).transpose(3, 2, 0, 1)
+        for binding in bindings(prepared["main"])
+        if operator_name(binding.value) in CONVOLUTION_OPS and layer_name(binding.var) in names
+    }
+
+
+def _tensor(value: Any) -> tvm.runtime.Tensor:
+    array = value.numpy(force=True) if is_torch(value) else value
+    return tvm.runtime.tensor(np.asarray(array, order="C"), tvm.cpu())
+
+
+def _flat(result: Any) -> list[Any]:
+    return [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+
+
+def _named(names: Sequence[str], tensors: Any) -> dict[str, F32]:
+    return {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}

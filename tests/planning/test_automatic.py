@@ -1,0 +1,130 @@
+"""Plans by measuring, on small networks that are easy and hard to quantize."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import wqtvm
+from wqtvm import WinogradConfig
+from wqtvm.errors import ConfigError, InputMismatchError, NonFiniteError
+from wqtvm.frontend import from_torch
+from wqtvm.planning import plan_network
+from wqtvm.planning.candidates import saved
+from wqtvm.quantization import sqnr_db
+from wqtvm.quantization.plan import Plan, Reason
+from wqtvm.transform import pipeline
+
+AUTO = WinogradConfig(algorithm="auto")
+
+
+class Easy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 33, 3, padding=1)
+        self.second = nn.Conv2d(33, 32, 3, padding=1)
+        self.strided = nn.Conv2d(32, 8, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.strided(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+class Trap(Easy):
+    """A channel a thousand times as large as the others of its group, whose weights undo that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.first.weight[4] *= 1000
+            self.first.bias[4] *= 1000
+            self.second.weight[:, 4] /= 1000
+
+
+X = (torch.randn(1, 3, 22, 18, generator=torch.Generator().manual_seed(1)),)
+
+
+def plan(model: nn.Module, config: WinogradConfig = AUTO, **options: object) -> Plan:
+    prepared = pipeline.prepare(from_torch(model.eval(), X).module)
+    return plan_network(prepared, config, **options)
+
+
+def test_a_loose_budget_takes_few_multiplications_and_a_tight_one_more() -> None:
+    def share(loss: float) -> float:
+        config = WinogradConfig(algorithm="auto", max_loss_db=loss)
+        return saved([layer for layer in plan(Easy(), config).layers if layer.name != "strided"])
+
+    loose, tight = share(3.0), share(0.01)
+    assert loose > 3.5
+    assert tight < loose
+
+
+def test_what_is_not_eligible_keeps_its_reason() -> None:
+    reasons = {layer.name: layer.reason for layer in plan(Easy()).layers}
+    assert reasons == {
+        "first": Reason.BUDGET, "second": Reason.BUDGET, "strided": Reason.STRIDE
+    }  # fmt: skip
+
+
+def test_a_least_sqnr_of_a_layer_is_kept() -> None:
+    config = WinogradConfig(algorithm="auto", min_sqnr_db=41.0)
+    planned = plan(Easy(), config, inputs=X)
+    for layer in planned.layers[:2]:
+        if layer.algorithm != "float":
+            assert float(layer.detail.split(" dB")[0]) >= 41.0
+    impossible = WinogradConfig(algorithm="auto", min_sqnr_db=90.0)
+    assert {layer.algorithm for layer in plan(Easy(), impossible).layers} == {"float"}
+
+
+def test_a_trap_comes_out_right_without_help() -> None:
+    model = Trap().eval()
+    with torch.no_grad():
+        exact = model(*X)
+    fixed = wqtvm.compile(model, X, config=WinogradConfig(tile=6))
+    auto = wqtvm.compile(model, X, config=AUTO)
+    assert sqnr_db(exact.numpy(), fixed(*X).numpy()) < 30
+    # 0.1 dB at 33 dB of PSNR is 49.4 dB of PSNR; the range is some 15 dB above the RMS.
+    assert sqnr_db(exact.numpy(), auto(*X).numpy()) > 33
+
+
+def test_the_compiled_network_keeps_the_loss_that_was_asked_for() -> None:
+    model = Easy().eval()
+    with torch.no_grad():
+        exact = model(*X)
+    generator = torch.Generator().manual_seed(2)
+    truth = exact + 0.05 * exact.std() * torch.randn(exact.shape, generator=generator)
+    config = WinogradConfig(algorithm="auto", max_loss_db=0.1)
+    compiled = wqtvm.compile(model, X, config=config, calibration=X, targets=[truth])
+    before = float((exact - truth).square().mean())
+    after = float((compiled(*X) - truth).square().mean())
+    # The error that is added may happen to point towards the truth or away from it.
+    assert 10 * np.log10(after / before) < 0.15
+
+
+def test_the_same_plan_each_time_and_through_json() -> None:
+    first = plan(Easy())
+    assert first == plan(Easy())
+    assert Plan.from_json(first.to_json()) == first
+
+
+def test_progress_counts_up_to_its_end() -> None:
+    seen: list[tuple[str, int, int]] = []
+    plan(Easy(), progress=lambda *step: seen.append(step))
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1][1] == seen[-1][2]
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ConfigError, match="targets are given without inputs"):
+        plan(Easy(), targets=[X[0]])
+    with pytest.raises(InputMismatchError, match="targets have shapes"):
+        plan(Easy(), inputs=X, targets=[torch.zeros(1, 1, 1, 1)])
+    with pytest.raises(NonFiniteError, match="layer first"):
+        plan(Easy(), inputs=(X[0] * torch.inf,))
+    with pytest.raises(ConfigError, match="give algorithm 'auto'"):
+        WinogradConfig(max_loss_db=0.1)
+    for loss in (0, -1, float("nan"), True):
+        with pytest.raises(ConfigError, match="max_loss_db"):
+            WinogradConfig(algorithm="auto", max_loss_db=loss)
