@@ -1,1 +1,1 @@
-"""Pictures of clothes from noise, in several steps: do quantized convolutions keep them?"""
+"""Pictures of clothes from noise, in several steps: and what quantization does to them."""

@@ -8,6 +8,7 @@ the price is found by bisection. What is left of the budget is spent greedily.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,8 @@ def allocate(layers: Sequence[Sequence[Option]], budget: float) -> list[int]:
     Parameters
     ----------
     layers : of each layer its options, at least one.
-    budget : of the sum of noise. If no choice keeps it, the least noise is chosen everywhere.
+    budget : of the sum of noise. If no choice keeps it, the least noise is chosen everywhere. An
+        option of infinite noise is chosen only where a layer has no other.
     """
     quietest = [min(range(len(o)), key=lambda i: (o[i].noise, o[i].cost)) for o in layers]
     if _noise(layers, quietest) > budget:
@@ -53,10 +55,12 @@ def allocate(layers: Sequence[Sequence[Option]], budget: float) -> list[int]:
 
 def _choose(layers: Sequence[Sequence[Option]], price: float) -> list[int]:
     """The cheapest option of each layer when noise has a price; of equals the least noise."""
-    return [
-        min(range(len(o)), key=lambda i: (o[i].cost + price * o[i].noise, o[i].noise))
-        for o in layers
-    ]
+    return [min(range(len(o)), key=lambda i: (_priced(o[i], price), o[i].noise)) for o in layers]
+
+
+def _priced(option: Option, price: float) -> float:
+    # Infinite noise stands for what is not allowed, at any price.
+    return option.cost + price * option.noise if math.isfinite(option.noise) else math.inf
 
 
 def _noise(layers: Sequence[Sequence[Option]], chosen: Sequence[int]) -> float:
@@ -74,6 +78,7 @@ def _spend(layers: Sequence[Sequence[Option]], chosen: list[int], budget: float)
             for i, option in enumerate(options)
             if option.cost < options[chosen[k]].cost
             and option.noise - options[chosen[k]].noise <= left
+            and math.isfinite(option.noise)
         ]
         if not changes:
             return chosen
