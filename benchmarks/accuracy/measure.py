@@ -53,7 +53,7 @@ class Subject:
         self.model = folded(known.load())
         self.inputs = known.inputs()
         self.layers = eligible_layers(self.model)
-        self.truth = known.truth() if known.truth else None
+        self.truth = [t.detach() for t in known.truth()] if known.truth else None
         self.labels = torch.tensor(known.labels()) if known.labels else None
         with torch.no_grad():
             self.outputs = [self.model(*x) for x in self.inputs]

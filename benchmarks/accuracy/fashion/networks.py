@@ -62,7 +62,8 @@ class FlowUNet(nn.Module):
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
         """Velocity (image, 1, 28, 28) of x at times (image,) for labels int64 (image,)."""
         frequencies = torch.exp(
-            torch.arange(_EMBEDDING // 2, device=x.device) * (-math.log(1e4) / (_EMBEDDING // 2))
+            torch.arange(_EMBEDDING // 2, dtype=x.dtype, device=x.device)
+            * (-math.log(1e4) / (_EMBEDDING // 2))
         )
         angles = 1000 * time[:, None] * frequencies
         embedding = self.time(torch.cat([angles.sin(), angles.cos()], 1)) + self.label(label)
