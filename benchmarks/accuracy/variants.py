@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from wqtvm import WinogradConfig
 from wqtvm.errors import ConfigError, WqtvmError
 from wqtvm.fastconv import BilinearAlgorithm, ScaleSet, direct, named_scales, sfc, winograd
 from wqtvm.learning import resolve_scales
 from wqtvm.quantization.scheme import Scheme
 
-ALGORITHMS: Mapping[str, BilinearAlgorithm] = {
-    "F2": winograd(2),
-    "F4": winograd(4),
-    "F4-lavin": winograd(4, "lavin"),
-    "F6": winograd(6),
-    "SFC4": sfc(4),
-    "SFC6": sfc(6),
+ALGORITHMS: Mapping[str, WinogradConfig] = {
+    "F2": WinogradConfig(tile=2),
+    "F4": WinogradConfig(tile=4),
+    "F4-lavin": WinogradConfig(tile=4, points="lavin"),
+    "F6": WinogradConfig(tile=6),
+    "SFC4": WinogradConfig("sfc", tile=4),
+    "SFC6": WinogradConfig("sfc", tile=6),
 }
 SCALES = ("standard", "row-norm", "correlated", "learned")
-GROUP_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute all eligible convolutions: a name for tables, and its scheme."""
+    """One way to compute all eligible convolutions: a name for tables, and its configuration."""
 
     name: str
-    scheme: Scheme
+    config: WinogradConfig
+
+    @property
+    def scheme(self) -> Scheme:
+        """The same for one layer of 3x3 taps."""
+        config, algorithm = self.config, bilinear_algorithm(self.config)
+        scales = _scales(config.scales, algorithm)
+        if scales is None:
+            raise ConfigError(f"{self.name}: no learned scales of {algorithm.name} are known")
+        return Scheme(
+            algorithm, scales, config.precision, config.group_size, config.steps,
+            config.weight_steps,
+        )  # fmt: skip
 
     @property
     def multiplications(self) -> float:
         """Per output and input channel, relative to the direct convolution's."""
-        algorithm = self.scheme.algorithm
+        algorithm = bilinear_algorithm(self.config)
         return float(algorithm.multiplications_per_output) / algorithm.r**2
+
+
+def bilinear_algorithm(config: WinogradConfig) -> BilinearAlgorithm:
+    """What a configuration computes 3x3 convolutions by."""
+    if config.algorithm == "winograd":
+        return winograd(config.tile, config.points)
+    return sfc(config.tile) if config.algorithm == "sfc" else direct()
 
 
 def variants() -> dict[str, Variant]:
@@ -43,22 +62,20 @@ def variants() -> dict[str, Variant]:
     for each rule of scales; "learned" are those that come with wqtvm, where there is a set. The
     paper's setting, one step for the whole tile, is "tile" at the end.
     """
-    unit = named_scales("standard", direct())
     found = {
-        "direct-filter": Scheme(direct(), unit, weight_steps="filter"),
-        "direct-tap": Scheme(direct(), unit),
+        "direct-filter": WinogradConfig("direct", weight_steps="filter"),
+        "direct-tap": WinogradConfig("direct"),
     }
-    for name, algorithm in ALGORITHMS.items():
-        found[f"{name}-hadamard"] = Scheme(algorithm, named_scales("standard", algorithm))
+    for name, config in ALGORITHMS.items():
+        found[f"{name}-hadamard"] = config
         for rule in SCALES:
-            scales = _scales(rule, algorithm)
-            if scales is None:
+            if _scales(rule, bilinear_algorithm(config)) is None:
                 continue
-            found[f"{name}-full-{rule}"] = Scheme(algorithm, scales, "full", GROUP_SIZE)
+            full = replace(config, precision="full", scales=rule)
+            found[f"{name}-full-{rule}"] = full
             if rule != "correlated":
-                tile = Scheme(algorithm, scales, "full", GROUP_SIZE, steps="tile")
-                found[f"{name}-full-{rule}-tile"] = tile
-    return {name: Variant(name, scheme) for name, scheme in found.items()}
+                found[f"{name}-full-{rule}-tile"] = replace(full, steps="tile")
+    return {name: Variant(name, config) for name, config in found.items()}
 
 
 def chosen(names: list[str]) -> list[Variant]:

@@ -53,6 +53,8 @@ CASES = {
         lambda x: torch.add(x, x.flip(3), alpha=2.5),
         lambda x: torch.sub(x, x.flip(3), alpha=-0.5),
         lambda x: torch.add(x, 3, alpha=2),
+        lambda x: x + torch.arange(x.shape[3]) * 0.3 + torch.arange(x.shape[3]) / 7,
+        lambda x: torch.add(x, torch.arange(x.shape[3]), alpha=0.5) - 2.5 * torch.arange(1),
         lambda x: torch.rsub(x, 2, alpha=3),
         lambda x: torch.rsub(x, x[:, :1], alpha=3),
         lambda x: torch.add((3 * x).int(), (5 * x).int(), alpha=2),

@@ -141,7 +141,7 @@ def _with_alpha(in_relax: Callable[..., relax.Expr], in_python: Callable[..., An
     """x + alpha y, or x - alpha y; TVM's own conversion ignores alpha."""
 
     def convert(node: fx.Node, importer: Any) -> Any:
-        x, y = importer.retrieve_args(node)
+        x, y = _promoted(node, importer)
         alpha = _argument(node, "alpha")
         if alpha not in (None, 1):
             if isinstance(y, relax.Expr):
@@ -153,6 +153,34 @@ def _with_alpha(in_relax: Callable[..., relax.Expr], in_python: Callable[..., An
         return importer._binary_op(in_relax, in_python)(SimpleNamespace(args=(x, y)))
 
     return convert
+
+
+def _binary(in_relax: Callable[..., relax.Expr], in_python: Callable[..., Any]) -> Convert:
+    """An operator of two tensors or of a tensor and a number, types promoted as in PyTorch.
+
+    TVM's own conversion rounds a number to the type of a tensor of integers.
+    """
+
+    def convert(node: fx.Node, importer: Any) -> Any:
+        arguments = tuple(_promoted(node, importer))
+        return importer._binary_op(in_relax, in_python)(SimpleNamespace(args=arguments))
+
+    return convert
+
+
+def _promoted(node: fx.Node, importer: Any) -> list[Any]:
+    """Both arguments of a binary operator, tensors in the type of the result."""
+    result = node.meta.get("val")
+    arguments = list(importer.retrieve_args(node))[:2]
+    if not isinstance(result, torch.Tensor):
+        return arguments
+    wanted = str(result.dtype).removeprefix("torch.")
+    return [
+        importer.block_builder.emit(relax.op.astype(argument, wanted))
+        if isinstance(argument, relax.Expr) and str(argument.ty.dtype.dtype) != wanted
+        else argument
+        for argument in arguments
+    ]
 
 
 def _elu(node: fx.Node, importer: Any) -> relax.Var:
@@ -235,8 +263,10 @@ OWN_CONVERTERS: dict[str, Convert] = {
     "amax.default": _reduce(relax.op.max),
     "amin.default": _reduce(relax.op.min),
     "avg_pool2d.default": _avg_pool2d,
+    "div.Tensor": _binary(relax.op.divide, operator.truediv),
     "elu.default": _elu,
     "max_pool2d.default": _max_pool2d,
+    "mul.Tensor": _binary(relax.op.multiply, operator.mul),
     "pixel_shuffle.default": _pixel_shuffle,
     "pixel_unshuffle.default": _pixel_unshuffle,
     "prelu.default": _prelu,
