@@ -5,9 +5,10 @@
     python -m benchmarks.accuracy.fashion.evaluate --show             what is measured already
 
 The flow network, compiled for this machine, draws --samples pictures of all ten classes in --steps
-from the same noise. Printed are the Frechet distance between the features of these pictures and
-those of the 10000 test pictures (the smaller the better; see frechet.py), the share of pictures
-that the classifier takes for the class that was asked for, and the PSNR against float's pictures.
+Euler steps, each variant from the same noise. Printed are the Frechet distance between the features
+of these pictures and those of the 10000 test pictures (the smaller the better; see frechet.py), the
+share of pictures that the classifier takes for the class that was asked for, and the PSNR against
+float's pictures.
 Each variant is written to --results when it is done, and not measured again: stop with Ctrl-C when
 you like. Variants are those of `python -m benchmarks.accuracy`, by the starts of their names.
 """

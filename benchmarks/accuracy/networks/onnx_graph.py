@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,13 @@ from .graph import GraphNetwork, Step
 Attributes = Mapping[str, Any]
 
 
-def read(path: Path) -> GraphNetwork:
+def read(path: Path, example: Sequence[Tensor] = ()) -> GraphNetwork:
     """Return the network; a convolution has the name of its weight, else of its node.
+
+    Parameters
+    ----------
+    example : inputs; their shapes become those of the network, so that what it computes of shapes
+        is constant. Without them a shape is computed when it runs.
 
     Raises
     ------
@@ -38,7 +43,8 @@ def read(path: Path) -> GraphNetwork:
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
         for tensor in graph.initializer
     }
-    steps = []
+    steps: list[Step] = []
+    shape_nodes = set()
     for node in graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         inputs, outputs = tuple(node.input), tuple(node.output)
@@ -55,6 +61,8 @@ def read(path: Path) -> GraphNetwork:
                 if inputs and node.input[1].endswith(".weight"):
                     name = node.input[1].removesuffix(".weight")
         elif node.op_type in _OPERATORS:
+            if node.op_type == "Shape":
+                shape_nodes.add(name)
             run = _OPERATORS[node.op_type](attributes)
         else:
             raise ArtefactCorruptError(
@@ -62,20 +70,32 @@ def read(path: Path) -> GraphNetwork:
                 f"{', '.join(sorted(_OPERATORS))} and Conv"
             )
         steps.append(Step(name, run, inputs, outputs))
-    # What depends on constants alone is computed once.
-    rest = []
-    for step in steps:
-        if not isinstance(step.run, nn.Module) and all(
-            name in constants or not name for name in step.inputs
-        ):
-            results = step.run(*(constants.get(name) for name in step.inputs))
-            results = (results,) if len(step.outputs) == 1 else results
-            constants.update(zip(step.outputs, results, strict=True))
-        else:
-            rest.append(step)
     outputs = [value.name for value in graph.output]
     inputs = [value.name for value in graph.input if value.name not in constants]
-    return GraphNetwork(rest, inputs, outputs, constants).eval()
+    if example:
+        shapes = tuple(out for step in steps if step.name in shape_nodes for out in step.outputs)
+        if shapes:
+            with torch.no_grad():
+                found = GraphNetwork(steps, inputs, shapes, constants)(*example)
+            found = (found,) if len(shapes) == 1 else found
+            constants.update(zip(shapes, found, strict=True))
+            steps = [step for step in steps if step.name not in shape_nodes]
+    return GraphNetwork(_folded(steps, constants), inputs, outputs, constants).eval()
+
+
+def _folded(steps: Sequence[Step], constants: dict[str, Tensor]) -> list[Step]:
+    """The steps without those of constants alone, whose results are added to the constants."""
+    rest = []
+    for step in steps:
+        if isinstance(step.run, nn.Module) or not all(
+            name in constants or not name for name in step.inputs
+        ):
+            rest.append(step)
+            continue
+        results = step.run(*(constants.get(name) for name in step.inputs))
+        results = (results,) if len(step.outputs) == 1 else results
+        constants.update(zip(step.outputs, results, strict=True))
+    return rest
 
 
 def _general_convolution(attributes: Attributes) -> Callable[..., Tensor]:

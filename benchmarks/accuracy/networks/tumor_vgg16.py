@@ -22,7 +22,7 @@ def _path() -> Path:
 
 
 def _load() -> nn.Module:
-    return read(_path())
+    return read(_path(), _inputs()[0])
 
 
 def _inputs() -> list[Inputs]:
