@@ -28,7 +28,7 @@ from wqtvm.quantization.plan import algorithm_label
 
 from .measure import Subject
 from .networks import NETWORKS, network
-from .results import Results, print_tables
+from .results import Results, print_summary, print_tables
 from .variants import chosen
 
 RESULTS = Path("out/accuracy.jsonl")
@@ -66,6 +66,7 @@ def main() -> int:
     except WqtvmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print_summary(results, options.networks)
     print_tables(results, options.networks)
     return 0
 

@@ -42,7 +42,9 @@ def draw(results: Results, networks: list[str], output: Path) -> None:
 def _accuracy(results: Results, names: list[str], path: Path) -> None:
     columns = 3
     rows = -(-len(names) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(12, 3 * rows), squeeze=False)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(12, 3.4 * rows), squeeze=False, layout="constrained"
+    )
     for axis, name in zip(axes.flat, names, strict=False):
         for row in (r for (n, _), r in results.rows.items() if n == name):
             variant = row["variant"]
@@ -80,7 +82,7 @@ def _cross(subject: Subject, path: Path) -> None:
     """Largest absolute values of V by tap: before scales, after those of formulas."""
     name = max(subject.layers, key=lambda n: subject.layers[n].in_channels)
     algorithm = winograd(6)
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.8))
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     for axis, rule in zip(axes, ("standard", "row-norm", "correlated"), strict=True):
         scheme = Scheme(algorithm, named_scales(rule, algorithm), "full")
         matrix = scheme.input_row_scale[:, None] * np.asarray(scheme.input_matrix.rows, float)

@@ -38,6 +38,33 @@ class Results:
             file.write(json.dumps(row) + "\n")
 
 
+def print_summary(results: Results, networks: list[str]) -> None:
+    """Print one table in Markdown: PSNR against float and, in brackets, the loss against truth, dB.
+
+    A variant is a row, a network a column; the steps for a whole tile are left to the other tables.
+    """
+    shown = [n for n in networks if any(name == n for name, _ in results.rows)]
+    found = dict.fromkeys(v for (n, v) in results.rows if n in shown)
+    print(f"| variant | {' | '.join(shown)} |")
+    print("|---" * (len(shown) + 1) + "|")
+    for variant in found:
+        cells = [_cell(results.rows.get((name, variant)), variant) for name in shown]
+        if sum(cell != "" for cell in cells) > 1:
+            print(f"| {variant} | {' | '.join(cells)} |")
+
+
+def _cell(row: dict[str, Any] | None, variant: str) -> str:
+    if row is None:
+        return ""
+    text = f"{row['psnr_db']:.1f}"
+    if row["loss_db"] is not None:
+        text += f" ({row['loss_db']:+.2f})"
+    if row["right"] is not None:
+        text += f" ({row['right']}/{row['labelled']})"
+    # What is planned differs in multiplications from network to network.
+    return f"{text} x{row['multiplications']:.2f}" if "auto" in variant else text
+
+
 def print_tables(results: Results, networks: list[str]) -> None:
     """Print, for each network, a table in Markdown."""
     for network in networks:

@@ -74,7 +74,9 @@ class FloatNetwork:
 def weights_of(prepared: ir.IRModule, names: Sequence[str]) -> dict[str, F32]:
     """Weights of the named convolutions, float32 (output channel, input channel, row, column)."""
     return {
-        layer_name(binding.var): array_of(binding.value.args[1]).transpose(3, 2, 0, 1)
+        layer_name(binding.var): np.asarray(
+            array_of(binding.value.args[1]).transpose(3, 2, 0, 1), np.float32
+        )
         for binding in bindings(prepared["main"])
         if operator_name(binding.value) in CONVOLUTION_OPS and layer_name(binding.var) in names
     }
