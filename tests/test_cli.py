@@ -118,6 +118,16 @@ def test_compile_then_run(wqtvm, folder):
     assert names == {"cli_nets.py", "cli_broken.py", "cli_raises.py", "net.wq", "x.npy", "y.npy"}
 
 
+def test_compile_with_a_budget(wqtvm):
+    code, out, err = wqtvm(*COMPILE, "--algorithm", "auto", "--max-loss-db", "0.5")
+    assert code == 0, err
+    assert re.search(r"first .* accuracy-budget", out)
+    assert re.search(r"last .* kernel-size", out)
+    code, _, err = wqtvm(*COMPILE, "--overwrite", "--max-loss-db", "0.5")
+    assert code == 2
+    assert "max_loss_db is 0.5, but algorithm is 'winograd'" in err
+
+
 def test_every_option_of_the_configuration(wqtvm):
     code, _, err = wqtvm(
         *COMPILE, "--tile", "2", "--points", "0,1,-1", "--precision", "full", "--group-size", "64",

@@ -157,10 +157,10 @@ def compile_command(
     from .build import compile as compile_model
 
     with console.Steps(quiet) as steps:
+        tensors = tuple(map(torch.from_numpy, values))
         compiled = compile_model(
-            model, tuple(map(torch.from_numpy, values)), target=record, config=config,
-            progress=steps,
-        )  # fmt: skip
+            model, tensors, target=record, config=config, calibration=tensors, progress=steps
+        )
         steps("link", 0, 1)
         compiled.export(output, overwrite=overwrite)
         steps("link", 1, 1)
