@@ -4,7 +4,7 @@
     python -m benchmarks.accuracy.taps --networks ffdnet hed
 
 With a step for each tap a product's relative error is the same in all taps, so that tap k adds
-noise in proportion to E[V_k^2] E[U_k^2], and the output transform weighs it by its entries' squares:
+noise in proportion to E[V_k^2] E[U_k^2], weighed by the squares of the output transform's entries:
 
     noise ~ sum over outputs a and taps k of A[a, k]^2 E[V_k^2] E[U_k^2]
 

@@ -58,8 +58,8 @@ def network(command: Command) -> Command:
             ),
             click.option(
                 "--algorithm", type=click.Choice(ALGORITHMS), default=_DEFAULT.algorithm,
-                show_default=True, help="How eligible convolutions are computed; auto: for each the "
-                "cheapest that keeps a budget.",
+                show_default=True, help="How eligible convolutions are computed; auto: "
+                "each by the cheapest that keeps a budget.",
             ),
             click.option(
                 "--tile", type=click.Choice([str(tile) for tile in TILES]),
