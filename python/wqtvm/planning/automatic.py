@@ -6,8 +6,8 @@
 3. One candidate's real error of each layer, alone, is added to what it gives, and the network's
    output shows how much of it arrives; other candidates' arrive in proportion.
 4. The cheapest choice is made whose errors, added up, keep the budget.
-5. All chosen errors are added at once. If that is more than the budget, it was not additive: the
-   budget is tightened by as much, and the choice made again.
+5. All chosen errors are added at once. They may support or cancel each other, so that the sum in 4
+   is scaled, by bisection, until what arrives of all at once just keeps the budget.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ DEFAULT_LOSS_DB = 0.1
 # the range of its output as peak. Denoisers and super-resolution reach 25 to 35.
 ASSUMED_PSNR_DB = 35.0
 _SAMPLE = 48  # rows and columns of outputs on which candidates are compared
-_ROUNDS = 4  # of tightening the budget
+_ROUNDS = 7  # of checking all errors at once
+_WIDEN = 1.5  # of the sum of noise, until it does not keep the budget
 _STAGE = "plan"
 
 
@@ -94,7 +95,7 @@ def plan_network(
     if not eligible:
         return base
     names = [layer.name for layer in eligible]
-    steps = 1 + 2 * len(names) + 1
+    steps = 1 + 2 * len(names) + _ROUNDS
     report(_STAGE, 0, steps)
     given = list(inputs) if inputs is not None else random_inputs(_specs(prepared), seed)
     network = FloatNetwork(prepared, names, given)
@@ -129,7 +130,9 @@ class _Chooser:
         if loss is None and config.min_sqnr_db is None:
             loss = DEFAULT_LOSS_DB
         self.loss = loss
-        self.budget = math.inf if loss is None else _budget(loss, network.outputs, targets)
+        self.targets = None if targets is None else _arrays(targets, network.outputs)
+        self.budget = math.inf if loss is None else _budget(loss, network.outputs, self.targets)
+        self._errors: dict[str, tuple[int, F32]] = {}
 
     def choose(self, step: Callable[[int], None]) -> dict[str, LayerPlan]:
         """The plans of all layers, by name."""
@@ -145,21 +148,40 @@ class _Chooser:
             ]
             for layer, gain in zip(self.layers, gains, strict=True)
         ]
-        budget, taken = self.budget, [0] * len(self.layers)
-        for _ in range(_ROUNDS):
-            taken = allocate(options, budget)
-            if self.loss is None:
-                break
-            joint = self._joint(taken)
-            if joint <= self.budget:
-                break
-            predicted = sum(o[i].noise for o, i in zip(options, taken, strict=True))
-            budget *= min(0.9, self.budget / joint) if predicted else 0.5
+        taken = allocate(options, self.budget)
+        if self.loss is not None:
+            taken = self._search(options, taken, lambda i: step(len(self.layers) + i))
         total = sum(o[i].noise for o, i in zip(options, taken, strict=True))
         return {
             layer.name: _explained(layer, index, o, total, self.loss is not None)
             for layer, index, o in zip(self.layers, taken, options, strict=True)
         }
+
+    def _search(
+        self, options: Sequence[Sequence[Option]], taken: list[int], step: Callable[[int], None]
+    ) -> list[int]:
+        """The cheapest of some choices whose errors, all at once, keep the budget.
+
+        Errors of many layers may support or cancel each other: the sum that `allocate` is given is
+        scaled, up or down, and the scale is narrowed by bisection.
+        """
+        scale, kept, broken = 1.0, 0.0, math.inf
+        best: list[int] | None = None
+        for done in range(_ROUNDS):
+            if self._keeps_budget(taken):
+                best, kept = taken, scale
+            else:
+                broken = scale
+            step(done + 1)
+            if math.isinf(broken):
+                scale *= _WIDEN
+            else:
+                scale = math.sqrt(kept * broken) if kept else scale / _WIDEN**2
+            taken = allocate(options, scale * self.budget)
+            if taken == best:
+                break
+        # Nothing kept it: the least noise that there is, which is float where errors do not add.
+        return best if best is not None else allocate(options, 0.0)
 
     def _allowed(self, error: float) -> bool:
         return math.isfinite(error) and _decibel(error) >= self.least
@@ -172,27 +194,43 @@ class _Chooser:
         noise = self._noise({layer.name: self._error(layer, index)})
         return noise / layer.errors[index]
 
-    def _joint(self, taken: Sequence[int]) -> float:
+    def _keeps_budget(self, taken: Sequence[int]) -> bool:
         errors = {
             layer.name: self._error(layer, index)
             for layer, index in zip(self.layers, taken, strict=True)
             if layer.choices[index].layer.algorithm != "float"
         }
-        return self._noise(errors)
+        results = self.network.perturbed(errors)
+        if self._energy(results) > self.budget:
+            return False
+        if self.targets is None or self.loss is None:
+            return True
+        # Errors that point away from the truth cost more than their energy.
+        exact = sum(map(_relative_noise, self.network.outputs, self.targets))
+        ours = sum(
+            _relative_noise(o, t, r)
+            for o, t, r in zip(self.network.outputs, self.targets, results, strict=True)
+        )
+        return bool(exact == 0 or 10 * math.log10(ours / exact) <= self.loss)
 
     def _noise(self, errors: dict[str, F32]) -> float:
         """Energy of the outputs' errors, each relative to the square of its output's range."""
-        results = self.network.perturbed(errors)
-        pairs = zip(self.network.outputs, results, strict=True)
-        noise = sum(_relative_noise(exact, result) for exact, result in pairs)
+        return self._energy(self.network.perturbed(errors))
+
+    def _energy(self, results: Sequence[NDArray[Any]]) -> float:
+        noise = sum(map(_relative_noise, self.network.outputs, results))
         return noise if math.isfinite(noise) else math.inf
 
     def _error(self, layer: _Layer, index: int) -> F32:
         """The error of a candidate on all that the layer takes, (image, row, column, channel)."""
+        if layer.name in self._errors and self._errors[layer.name][0] == index:
+            return self._errors[layer.name][1]
         planned = layer.choices[index].layer
         x = self.network.features[layer.name]
         y = _emulate(planned, self.weights[layer.name], x, planned.padding[0])
-        return np.ascontiguousarray(y - self.network.results[layer.name])
+        error = np.ascontiguousarray(y - self.network.results[layer.name])
+        self._errors[layer.name] = index, error  # the last one alone: they are as large as features
+        return error
 
 
 def _measure(layer: LayerPlan, offered: Sequence[Candidate], features: F32, weight: F32) -> _Layer:
@@ -266,20 +304,30 @@ def _budget(
     if targets is None:
         own = 10 ** (-ASSUMED_PSNR_DB / 10)
     else:
-        arrays = [t.numpy(force=True) if is_torch(t) else np.asarray(t) for t in targets]
-        if [a.shape for a in arrays] != [o.shape for o in outputs]:
-            raise InputMismatchError(
-                f"targets have shapes {[a.shape for a in arrays]}; the network's outputs have "
-                f"{[o.shape for o in outputs]}"
-            )
-        own = sum(_relative_noise(o, a) for o, a in zip(outputs, arrays, strict=True))
+        own = sum(map(_relative_noise, outputs, targets))
     return float(own * (10 ** (loss_db / 10) - 1))
 
 
-def _relative_noise(exact: NDArray[Any], result: NDArray[Any]) -> float:
-    """Mean square of a difference, relative to the square of the exact output's range."""
+def _arrays(targets: Sequence[Any], outputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    arrays = [t.numpy(force=True) if is_torch(t) else np.asarray(t) for t in targets]
+    if [a.shape for a in arrays] != [o.shape for o in outputs]:
+        raise InputMismatchError(
+            f"targets have shapes {[a.shape for a in arrays]}; the network's outputs have "
+            f"{[o.shape for o in outputs]}"
+        )
+    return arrays
+
+
+def _relative_noise(
+    exact: NDArray[Any], result: NDArray[Any], other: NDArray[Any] | None = None
+) -> float:
+    """Mean square of a difference, relative to the square of the exact output's range.
+
+    Of the result and the exact output, or another one.
+    """
     span = float(exact.max()) - float(exact.min())
-    square = float(np.mean((exact.astype(np.float64) - result) ** 2))
+    compared = exact if other is None else other
+    square = float(np.mean((compared.astype(np.float64) - result) ** 2))
     return square / span**2 if span else (math.inf if square else 0.0)
 
 
