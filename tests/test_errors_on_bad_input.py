@@ -73,7 +73,7 @@ CASES: dict[str, tuple[Callable[[], object], type[WqtvmError], str]] = {
     # The configuration.
     "algorithm": (
         config(algorithm="fft"), ConfigError,
-        r"algorithm is 'fft'; give one of 'winograd', 'sfc', 'direct', 'float'",
+        r"algorithm is 'fft'; give one of 'auto', 'winograd', 'sfc', 'direct', 'float'",
     ),
     "tile": (config(tile=7), ConfigError, r"tile is 7; give one of 2, 3, 4, 5, 6"),
     "tile of a type": (config(tile="4"), ConfigError, r"tile is '4'; give one of 2, "),
