@@ -59,8 +59,9 @@ class CpuBlocking:
 
     def panel(self, precision: str, packed_channels: int, out_group_size: int) -> int:
         """Output channels whose M lies in the cache together; in ``full``, whole groups of them."""
-        if precision == "hadamard":
-            return self.vectors(packed_channels) * self.dot_lanes
+        panel = self.vectors(packed_channels) * self.dot_lanes
+        if precision == "hadamard" or panel % out_group_size == 0:
+            return panel
         panel = math.lcm(out_group_size, self.dot_lanes)
         return panel if packed_channels % panel == 0 else packed_channels
 
@@ -121,7 +122,7 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     edge = int(annotations["wq.output_tile"])
     blocks, panels, tile = _block_output(sch, output, edge, block, panel)
     sch.parallel(blocks)
-    _place_output_transform(sch, blocking, precision, tile)
+    _place_output_transform(sch, blocking, precision, group, tile)
     for name in ("M", "products"):
         _compute_at(sch, name, panels)
     _place_input_transform(sch, precision, blocks)
@@ -167,7 +168,7 @@ def _block_output(
 
 
 def _place_output_transform(
-    sch: s_tir.Schedule, blocking: CpuBlocking, precision: str, tile: Any
+    sch: s_tir.Schedule, blocking: CpuBlocking, precision: str, group: int, tile: Any
 ) -> None:
     """Compute a tile's output transform where its results are stored."""
     output = sch.get_sblock("output")
@@ -175,8 +176,8 @@ def _place_output_transform(
     outer, lanes = sch.split(channel, [None, blocking.lanes])
     sch.reorder(outer, row, column, lanes)
     sch.vectorize(lanes)
-    # In "hadamard" a vector of channels is independent of the next; in "full" groups share steps.
-    loop = outer if precision == "hadamard" else tile
+    # A vector of channels is independent of the next, unless a group that shares steps is longer.
+    loop = outer if precision == "hadamard" or blocking.lanes % group == 0 else tile
     for name in _OUTPUT_STAGES[precision]:
         _compute_at(sch, name, loop)
 
@@ -246,11 +247,32 @@ def _elementwise(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None
 
 
 def _largest(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
-    """Reduce the innermost loop, over the channels of a group, as one vector."""
-    reduced = [loop for loop, kind in _iterations(sch, block) if kind == IterVar.CommReduce]
-    count = int(sch.get(reduced[-1]).extent)
-    sch.decompose_reduction(block, reduced[0])
-    sch.tensorize(reduced[-1], amax_intrinsic(count))
+    """Reduce the channels of a group as one vector; with a step a channel, keep vectors of them."""
+    iterations = _iterations(sch, block)
+    reduced = [loop for loop, kind in iterations if kind == IterVar.CommReduce]
+    if _reduces_channels(sch, block):
+        count = int(sch.get(reduced[-1]).extent)
+        sch.decompose_reduction(block, reduced[0])
+        sch.tensorize(reduced[-1], amax_intrinsic(count))
+        return
+    (along,) = reduced
+    channel = [loop for loop, kind in iterations if kind != IterVar.CommReduce][-1]
+    lanes = math.gcd(int(sch.get(channel).extent), blocking.lanes)
+    outer, lane = sch.split(channel, [None, lanes])
+    sch.reorder(outer, along, lane)
+    sch.unroll(along)
+    sch.vectorize(lane)
+    init = sch.decompose_reduction(block, along)
+    sch.vectorize(sch.get_loops(init)[-1])
+
+
+def _reduces_channels(sch: s_tir.Schedule, block: Any) -> bool:
+    """Whether a reduction runs over the last axis of what it reads."""
+    body = sch.get(block)
+    last = body.reads[0].region[-1].min
+    return any(
+        axis.iter_type == IterVar.CommReduce and last.same_as(axis.var) for axis in body.iter_vars
+    )
 
 
 def _iterations(sch: s_tir.Schedule, block: Any) -> list[tuple[Any, int]]:
@@ -261,8 +283,12 @@ def _iterations(sch: s_tir.Schedule, block: Any) -> list[tuple[Any, int]]:
 
 
 def _steps(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
-    """Divide as one vector: the steps of a group are few."""
-    sch.vectorize(sch.get_loops(block)[-1])
+    """Divide as one vector: the steps of a group are few; steps of channels, as other channels."""
+    last = sch.get_loops(block)[-1]
+    if int(sch.get(last).extent) <= blocking.lanes:
+        sch.vectorize(last)
+    else:
+        _elementwise(sch, blocking, block)
 
 
 def _tap_steps(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:

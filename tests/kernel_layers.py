@@ -85,7 +85,7 @@ def make_layer(
     precision: str = "hadamard",
     group_size: int = 32,
     scales: str = "correlated",
-    steps: str = "axis",
+    steps: str = "channel",
     padding: int = 1,
     threads: int = 2,
     seed: int = 0,

@@ -1,7 +1,9 @@
 """Transforms of precision "full": every stage is an int8 tensor with steps of its own.
 
-A step is shared where the next pass sums: along one axis of the tile (``steps="axis"``), or over
-all of it (``steps="tile"``).
+A step is shared where the next pass sums: along one axis of the tile, by one channel
+(``steps="channel"``) or a group of them (``steps="axis"``), or over all of a group's tile
+(``steps="tile"``). A step a channel is the most accurate, and the cheapest where vectors hold
+channels: the largest magnitudes are those of whole vectors, and none is looked for within one.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
+from ..quantization.scheme import SHARED_AXES
 from .arithmetic import Steps, absolute_bits, float32, integer_transform, pick, steps_of
 from .workload import WinogradWorkload
 
@@ -23,14 +26,14 @@ def input_transform(work: WinogradWorkload, tile: te.Tensor) -> te.Tensor:
     """B^T d B: (z, y, x, g, i, j, s) float32 to (z, y, x, g, e, v, s), through two int8 tensors."""
     matrix = work.scheme.input_matrix.rows
     row_scale = [float32(scale) for scale in work.scheme.input_row_scale.astype(np.float32)]
-    axis = work.scheme.steps == "axis"
+    over_rows, over_columns = _kept_axes(work)
 
     # The first pass sums over i: a column j of the tile may have a step of its own.
-    columns = _quantize("d", tile, kept=(0, 1, 2, 3, 5) if axis else (0, 1, 2, 3))
+    columns = _quantize("d", tile, over_rows)
     sums = integer_transform("d_sums", columns.tensor, matrix, axis=4)
     first = _scaled("input_rows", sums, lambda at: columns.step(at) * pick(row_scale, at[4]))
     # The second pass sums over j: a row e may.
-    rows = _quantize("rows", first, kept=(0, 1, 2, 3, 4) if axis else (0, 1, 2, 3))
+    rows = _quantize("rows", first, over_columns)
     sums = integer_transform("rows_sums", rows.tensor, matrix, axis=5)
     return _scaled("input_taps", sums, lambda at: rows.step(at) * pick(row_scale, at[5]))
 
@@ -40,7 +43,7 @@ def output_transform(work: WinogradWorkload, m: te.Tensor) -> te.Tensor:
     integers, float_step = work.scheme.output_integers
     step = float32(float_step)
     matrix = [[int(value) for value in row] for row in integers]
-    axis = work.scheme.steps == "axis"
+    over_rows, over_columns = _kept_axes(work)
     edge, n, size = work.scheme.algorithm.m, work.scheme.algorithm.n, work.out_group_size
 
     def grouped(z: Any, y: Any, x: Any, h: Any, e: Any, v: Any, s: Any) -> Any:
@@ -49,11 +52,11 @@ def output_transform(work: WinogradWorkload, m: te.Tensor) -> te.Tensor:
 
     values = te.compute((*work.tile_shape, work.out_groups, n, n, size), grouped, name="M_grouped")
     # The first pass sums over e: a column v may have a step of its own.
-    columns = _quantize("M", values, kept=(0, 1, 2, 3, 5) if axis else (0, 1, 2, 3))
+    columns = _quantize("M", values, over_rows)
     sums = integer_transform("M_sums", columns.tensor, matrix, axis=4)
     first = _scaled("output_rows", sums, lambda at: columns.step(at) * step)
     # The second pass sums over v: a row a may.
-    rows = _quantize("A", first, kept=(0, 1, 2, 3, 4) if axis else (0, 1, 2, 3))
+    rows = _quantize("A", first, over_columns)
     sums = integer_transform("A_sums", rows.tensor, matrix, axis=5)
     values = _scaled("Y_grouped", sums, lambda at: rows.step(at) * step)
     return te.compute(
@@ -61,6 +64,17 @@ def output_transform(work: WinogradWorkload, m: te.Tensor) -> te.Tensor:
         lambda z, y, x, a, b, k: values[z, y, x, k // size, a, b, k % size],
         name="Y",
     )
+
+
+def _kept_axes(work: WinogradWorkload) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes of (z, y, x, group, row, column, channel) with steps of their own, for both passes."""
+    # The scheme says which of (tile, row, column, group, channel) share one.
+    place = {1: 4, 2: 5, 4: 6}
+    first, second = (
+        tuple(axis for axis in range(7) if axis not in {place[shared] for shared in axes})
+        for axes in SHARED_AXES[work.scheme.steps]
+    )
+    return first, second
 
 
 @dataclass(frozen=True)

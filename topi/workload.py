@@ -81,13 +81,15 @@ class WinogradWorkload:
 
     @property
     def out_group_size(self) -> int:
-        """Channels of an output group, over which ``full`` quantizes M."""
+        """Output channels that ``full`` quantizes together; with a step a channel, a vector."""
+        if self.scheme.precision == "full" and self.scheme.steps == "channel":
+            return self.dot.lanes
         return self.scheme.channels_per_group(self.out_channels)
 
     @property
     def out_groups(self) -> int:
-        """Groups of output channels."""
-        return self.scheme.groups(self.out_channels)
+        """Groups of output channels; the last may be padded."""
+        return math.ceil(self.out_channels / self.out_group_size)
 
     @property
     def packed_channels(self) -> int:

@@ -10,7 +10,7 @@ from .errors import ConfigError
 from .fastconv import SFC_TILES
 
 Precision = Literal["full", "hadamard"]
-Steps = Literal["axis", "tile"]
+Steps = Literal["channel", "axis", "tile"]
 WeightSteps = Literal["tap", "filter"]
 
 ALGORITHMS = ("auto", "winograd", "sfc", "direct", "float")
@@ -19,7 +19,7 @@ PRECISIONS = ("full", "hadamard")
 LEARNED = "learned"  # the scales that come with wqtvm
 SCALES = ("standard", "row-norm", "correlated", LEARNED)
 SCALES_SUFFIX = ".safetensors"  # of a file of scales, whose path is as good as a name
-STEPS = ("axis", "tile")
+STEPS = ("channel", "axis", "tile")
 WEIGHT_STEPS = ("tap", "filter")
 NAMED_POINTS = ("best", "lavin")
 # A group's products are summed in int32, where 2**16 of them fit whatever their signs.
@@ -41,7 +41,8 @@ class WinogradConfig:
     group_size : channels that share a quantization step; 0 means all of a layer.
     scales : "standard", "row-norm", "correlated", "learned" (those that come with wqtvm), or
         the path of a file that ``wqtvm learn-scales`` wrote; of use in ``full`` only.
-    steps : what shares a step in ``full``: "axis" or "tile".
+    steps : what shares a step in ``full``: a "channel"'s values of a row or a column of the tile,
+        that "axis" of a group of channels, or the whole "tile" of a group, as in the paper.
     weight_steps : "tap" (a step for each tap of a filter and group) or "filter" (one for all of its
         taps, as int8 libraries do for direct convolutions).
     min_sqnr_db : in "auto", the least SQNR of a layer by itself against float, in dB.
@@ -61,7 +62,7 @@ class WinogradConfig:
     precision: Precision = "hadamard"
     group_size: int = 32
     scales: str = "correlated"
-    steps: Steps = "axis"
+    steps: Steps = "channel"
     weight_steps: WeightSteps = "tap"
     min_sqnr_db: float | None = None
     max_loss_db: float | None = None

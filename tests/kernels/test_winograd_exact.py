@@ -63,10 +63,14 @@ def test_odd_shapes(
         {"group_size": 12},
         {"precision": "full", "tile": 1},
         {"precision": "full", "tile": 2, "steps": "tile", "scales": "row-norm"},
-        {"precision": "full", "tile": 6, "scales": "standard"},
+        {"precision": "full", "tile": 6, "scales": "standard", "steps": "axis"},
+        {"precision": "full", "tile": 6},
         {"precision": "full", "steps": "tile"},
         {"precision": "full", "group_size": 0},
         {"precision": "full", "group_size": 12},
+        {"precision": "full", "steps": "axis", "group_size": 0},
+        {"precision": "full", "steps": "axis", "group_size": 12},
+        {"precision": "full", "steps": "axis", "group_size": 4},
         # More products an axis than inputs of a tile.
         {"family": "sfc"},
         {"family": "sfc", "tile": 6},
@@ -114,7 +118,7 @@ def test_v_products_and_m(target: str, precision: str, shape: tuple[int, int, in
 
 
 @pytest.mark.parametrize("target", X86)
-@pytest.mark.parametrize("steps", ["axis", "tile"])
+@pytest.mark.parametrize("steps", ["channel", "axis", "tile"])
 def test_integer_stages_of_full(target: str, steps: str) -> None:
     layer = make_layer(target, (2, 9, 14, 33), 40, precision="full", steps=steps)
     stages = layer.run(["d_quantized", "rows_quantized", "M_quantized", "A_quantized"])

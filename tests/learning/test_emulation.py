@@ -11,6 +11,7 @@ from wqtvm.fastconv import BilinearAlgorithm, ScaleSet, correlated_scales, direc
 from wqtvm.learning.emulation import Layer, quantize
 from wqtvm.quantization import Scheme, full_reference, quantize_weights, sqnr_db
 from wqtvm.quantization import quantize as reference_quantize
+from wqtvm.quantization.scheme import STEPS
 
 ALGORITHMS = (winograd(2), winograd(4), winograd(4, "lavin"), winograd(6), sfc(4), direct())
 
@@ -29,7 +30,7 @@ def layer(algorithm: BilinearAlgorithm, seed: int = 0) -> tuple[NDArray[np.float
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: f"{a.name} {' '.join(a.points)}")
-@pytest.mark.parametrize("steps", ["axis", "tile"])
+@pytest.mark.parametrize("steps", STEPS)
 def test_stages_are_those_of_the_reference(algorithm: BilinearAlgorithm, steps: str) -> None:
     x, weight = layer(algorithm)
     for group_size, weight_steps in ((32, "tap"), (0, "filter")):
@@ -71,7 +72,7 @@ def test_with_steps_along_an_axis_only_the_product_of_scales_counts() -> None:
         tuple(s * f for s, f in zip(scales.s_b, factors, strict=True)),
         tuple(s / f for s, f in zip(scales.s_g, factors, strict=True)),
     )
-    for steps, counts in (("axis", False), ("tile", True)):
+    for steps, counts in (("channel", False), ("axis", False), ("tile", True)):
         first, second = (
             full_reference(x, quantize_weights(weight, scheme), scheme, padding=0).y
             for scheme in (Scheme(algorithm, s, "full", steps=steps) for s in (scales, moved))

@@ -21,6 +21,7 @@ from wqtvm.quantization import (
     winograd_reference,
 )
 from wqtvm.quantization.reference import assemble_tiles, extract_tiles
+from wqtvm.quantization.scheme import STEPS
 
 Rounding = Callable[[Fraction], np.float32]
 F32 = np.float32
@@ -44,7 +45,7 @@ def weight(outputs: int, channels: int) -> np.ndarray:
     return image((outputs, channels, 3, 3), seed=1)
 
 
-def make(name: str, precision: str, group_size: int = 32, steps: str = "axis") -> Scheme:
+def make(name: str, precision: str, group_size: int = 32, steps: str = "channel") -> Scheme:
     algorithm = ALGORITHMS[name]
     return Scheme(algorithm, correlated_scales(algorithm), precision, group_size, steps)
 
@@ -95,8 +96,8 @@ class Plain:
     def q(self, value: np.float32, inverse: np.float32) -> int:
         return max(-127, min(127, round(float(value * inverse))))
 
-    def groups(self, channels: int) -> list[range]:
-        size = self.scheme.channels_per_group(channels)
+    def groups(self, channels: int, alone: bool = False) -> list[range]:
+        size = 1 if alone else self.scheme.channels_per_group(channels)
         return [range(c, min(c + size, channels)) for c in range(0, channels, size)]
 
     def products(self, v: np.ndarray, v_step: np.ndarray, weights: object) -> np.ndarray:
@@ -117,10 +118,12 @@ class Plain:
                     m[e, tap, k] = total
         return m
 
-    def quantize_by(self, values: np.ndarray, shared: str) -> tuple[np.ndarray, np.ndarray]:
+    def quantize_by(
+        self, values: np.ndarray, shared: str, alone: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """values (row, column, channel); a step per "taps", "rows", "columns" or "tile"."""
         rows, columns, channels = values.shape
-        groups = self.groups(channels)
+        groups = self.groups(channels, alone)
         q = np.zeros(values.shape, int)
         step = np.zeros((rows, columns, len(groups)), np.float32)
         for r in range(rows):
@@ -141,7 +144,8 @@ class Plain:
     def rescaled(self, sums: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Integers (row, column, channel) as float32 times the float32 step of their group."""
         out = np.zeros(sums.shape, np.float32)
-        for g, group in enumerate(self.groups(sums.shape[-1])):
+        alone = self.scheme.steps == "channel"
+        for g, group in enumerate(self.groups(sums.shape[-1], alone)):
             for s in group:
                 out[..., s] = sums[..., s].astype(np.float32) * step[..., g]
         return out
@@ -168,24 +172,28 @@ class Plain:
 
     def full(self, d: np.ndarray, weights: object) -> dict[str, np.ndarray]:
         scheme = self.scheme
-        tile = scheme.steps == "tile"
+        tile, alone = scheme.steps == "tile", scheme.steps == "channel"
         rows = np.array(scheme.input_matrix.rows)
         rb = scheme.input_row_scale.astype(np.float32)
         a_int, sa = scheme.output_integers
         a_int = a_int.astype(int)
         n = len(rows)
-        d_q, d_step = self.quantize_by(d, "tile" if tile else "columns")
+        d_q, d_step = self.quantize_by(d, "tile" if tile else "columns", alone)
         sums = np.einsum("ei,ijc->ejc", rows, d_q)
         step = np.array([d_step[0] * rb[e] for e in range(n)])
-        b_d_q, b_d_step = self.quantize_by(self.rescaled(sums, step), "tile" if tile else "rows")
+        b_d_q, b_d_step = self.quantize_by(
+            self.rescaled(sums, step), "tile" if tile else "rows", alone
+        )
         sums = np.einsum("vj,ejc->evc", rows, b_d_q)
         step = np.array([[b_d_step[e, 0] * rb[v] for v in range(n)] for e in range(n)])
         v, v_step = self.quantize_by(self.rescaled(sums, step), "taps")
         m = self.products(v, v_step, weights)
-        m_q, m_step = self.quantize_by(m, "tile" if tile else "columns")
+        m_q, m_step = self.quantize_by(m, "tile" if tile else "columns", alone)
         sums = np.einsum("ae,evk->avk", a_int, m_q)
         step = np.array([m_step[0] * sa for _ in a_int])
-        a_m_q, a_m_step = self.quantize_by(self.rescaled(sums, step), "tile" if tile else "rows")
+        a_m_q, a_m_step = self.quantize_by(
+            self.rescaled(sums, step), "tile" if tile else "rows", alone
+        )
         sums = np.einsum("bv,avk->abk", a_int, a_m_q)
         step = np.array([[a_m_step[a, 0] * sa for _ in a_int] for a in range(len(a_int))])
         return {
@@ -197,7 +205,7 @@ class Plain:
 
 @pytest.mark.parametrize("name", ["F(1,3)", "F(2,3)", "F(4,3) lavin", "F(4,3)"])
 @pytest.mark.parametrize(
-    ("precision", "steps"), [("hadamard", "axis"), ("full", "axis"), ("full", "tile")]
+    ("precision", "steps"), [("hadamard", "axis"), *(("full", steps) for steps in STEPS)]
 )
 def test_stages_of_a_tile_are_the_definition_to_the_bit(
     round_to_float32: Rounding, name: str, precision: str, steps: str
@@ -212,6 +220,9 @@ def test_stages_of_a_tile_are_the_definition_to_the_bit(
         found = getattr(stages, field)[0]
         if field in ("v", "d_q", "b_d_q"):
             found = found.reshape(*found.shape[:-2], -1)[..., :channels]
+        elif field.endswith("_step") and field != "v_step":
+            # (.., g, s): steps of channels, padding dropped, or of groups.
+            found = found.reshape(*found.shape[:-2], -1)[..., : values.shape[-1]]
         # A step of the whole tile has length 1 along the axis on which the plain one repeats it.
         np.testing.assert_array_equal(np.broadcast_to(found, values.shape), values, field)
 
@@ -261,15 +272,20 @@ def test_group_sizes(
 
 def test_shapes_of_steps() -> None:
     x = image((2, 8, 12, 40))
-    axis, tile = (make("F(4,3)", "full", steps=steps) for steps in ("axis", "tile"))
+    channel, axis, tile = (make("F(4,3)", "full", steps=steps) for steps in STEPS)
     weights = quantize_weights(weight(70, 40), axis)
-    by_axis, by_tile = (full_reference(x, weights, scheme, padding=1) for scheme in (axis, tile))
+    by_channel, by_axis, by_tile = (
+        full_reference(x, weights, scheme, padding=1) for scheme in (channel, axis, tile)
+    )
     # 12 tiles, 2 groups of input channels, 3 of output channels.
-    assert by_axis.d_step.shape == by_axis.b_d_step.shape == (12, 6, 2)
-    assert by_tile.d_step.shape == by_tile.b_d_step.shape == (12, 1, 2)
+    assert by_channel.d_step.shape == by_channel.b_d_step.shape == (12, 6, 2, 32)
+    assert by_axis.d_step.shape == by_axis.b_d_step.shape == (12, 6, 2, 1)
+    assert by_tile.d_step.shape == by_tile.b_d_step.shape == (12, 1, 2, 1)
+    assert by_channel.m_step.shape == (12, 6, 3, 32)
+    assert by_channel.a_m_step.shape == (12, 4, 3, 32)
     assert by_axis.v_step.shape == by_tile.v_step.shape == (12, 6, 6, 2)
-    assert (by_axis.m_step.shape, by_tile.m_step.shape) == ((12, 6, 3), (12, 1, 3))
-    assert (by_axis.a_m_step.shape, by_tile.a_m_step.shape) == ((12, 4, 3), (12, 1, 3))
+    assert (by_axis.m_step.shape, by_tile.m_step.shape) == ((12, 6, 3, 1), (12, 1, 3, 1))
+    assert (by_axis.a_m_step.shape, by_tile.a_m_step.shape) == ((12, 4, 3, 1), (12, 1, 3, 1))
     assert by_axis.m_q.shape == (12, 6, 6, 70)
     assert by_axis.a_m_q.shape == (12, 4, 6, 70)
 

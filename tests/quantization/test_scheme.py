@@ -58,7 +58,7 @@ def test_wrong_values_are_refused() -> None:
     standard = standard_scales(F43)
     with pytest.raises(ConfigError, match="precision is 'half'; give one of hadamard, full"):
         Scheme(F43, standard, "half")
-    with pytest.raises(ConfigError, match="steps is 'row'; give one of axis, tile"):
+    with pytest.raises(ConfigError, match="steps is 'row'; give one of channel, axis, tile"):
         Scheme(F43, standard, "full", 32, "row")
     with pytest.raises(ConfigError, match="group_size is -4"):
         Scheme(F43, standard, "full", -4)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from wqtvm.fastconv import direct, standard_scales, winograd
 from wqtvm.quantization import Scheme
+from wqtvm.quantization.scheme import STEPS
 from wqtvm.schedules.winograd_cpu import CpuBlocking
 from wqtvm.target import TABLE, TargetRecord
 from wqtvm.topi.workload import WinogradWorkload
@@ -33,7 +34,8 @@ def workloads(draw: st.DrawFn, record: TargetRecord) -> WinogradWorkload:
     algorithm = ALGORITHMS[draw(st.sampled_from(list(ALGORITHMS)))]
     precision = draw(st.sampled_from(["hadamard", "full"]))
     group_size = draw(st.sampled_from([0, 4, 12, 32, 64]))
-    scheme = Scheme(algorithm, standard_scales(algorithm), precision, group_size, "axis")
+    steps = draw(st.sampled_from(STEPS))
+    scheme = Scheme(algorithm, standard_scales(algorithm), precision, group_size, steps)
     channels = st.integers(1, 600)
     edge = st.integers(3, 130)
     batch = draw(st.integers(1, 4))

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..quantization.arithmetic import LARGEST, ZERO_BELOW, round_up
-from ..quantization.scheme import Scheme
+from ..quantization.scheme import SHARED_AXES, Scheme
 from ..quantization.weights import transform_weights
 
 _LARGEST_OUTPUT_INTEGER = 2**15 - 1
@@ -60,7 +60,7 @@ class Layer:
         self._outputs = weight.shape[0]
         self._input_group = scheme.channels_per_group(self.channels)
         self._output_group = scheme.channels_per_group(self._outputs)
-        self._tile_steps = scheme.steps == "tile"
+        self._shared_axes = SHARED_AXES[scheme.steps]
         self._filter_steps = scheme.weight_steps == "filter"
         self._weight = torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32))
         g = np.asarray(algorithm.g, dtype=np.float64)
@@ -88,8 +88,7 @@ class Layer:
         d : float32 (p, i, j, c).
         s_b, s_g : float64 (n,), the diagonals of S_B and S_G.
         """
-        both = (1, 2, 4)
-        first, second = (both, both) if self._tile_steps else ((1, 4), (2, 4))
+        first, second = self._shared_axes
         row_scale = (s_b * self._row_scale).float()
         d_q, d_step = quantize(_split(d, self._input_group), first)
         sums = torch.einsum("ei,pijgs->pejgs", self._rows, d_q)

@@ -3,9 +3,9 @@
 Pan et al., "Data-Free Group-Wise Fully Quantized Winograd Convolution via Learnable Scales", CVPR
 2025, arXiv 2412.19867: one set of scales for all layers, K = 2 layers drawn at random a step.
 
-With steps along an axis only the product S_B S_G counts: there every row of the first input pass,
-every tap of V and, by default, every tap of U has steps of its own. With a step for a whole tile,
-S_B counts, too.
+With steps of channels or along an axis only the product S_B S_G counts: every row of the first
+input pass, every tap of V and, by default, every tap of U has steps of its own there. With a step
+for a whole tile, S_B counts, too.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def learn_scales(
     algorithm: BilinearAlgorithm,
     *,
     noise: Noise = Noise(),  # noqa: B008  # frozen
-    steps: str = "axis",
+    steps: str = "channel",
     group_size: int = 32,
     weight_steps: str = "tap",
     optimizer: str = "sgd",

@@ -3,8 +3,8 @@
 Kernels are compared with it, integers with tolerance 0, on every ISA. Axes: p tiles in the order
 (image, tile row, tile column); i, j rows and columns of an input tile (t each); e, v taps (n each);
 a, b rows and columns of an output tile (m each); c input channels, as (g groups, s channels of a
-group); k output channels, h groups of output channels. An axis along which a step is shared over
-the whole tile (``steps="tile"``) has length 1 in the step.
+group); k output channels, h groups of output channels. An axis along which a step is shared has
+length 1 in it: channels unless ``steps="channel"``, the tile's other axis where ``steps="tile"``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..errors import InputMismatchError
 from ..fastconv import evaluate_row
 from .arithmetic import F32, I8, I32, LARGEST, NumpyRowOps, fma32, quantize, split_groups
-from .scheme import Scheme
+from .scheme import SHARED_AXES, Scheme
 from .weights import QuantizedWeights
 
 _FLOAT32_INTEGERS = 2**24  # integers below are exact in float32, and so are their sums
@@ -61,13 +61,13 @@ class FullStages:
     Attributes
     ----------
     d : float32 (p, i, j, c), input tiles.
-    d_q, d_step : int8 (p, i, j, g, s) and float32 (p, j, g).
-    b_d_q, b_d_step : int8 (p, e, j, g, s) and float32 (p, e, g).
+    d_q, d_step : int8 (p, i, j, g, s) and float32 (p, j, g, s).
+    b_d_q, b_d_step : int8 (p, e, j, g, s) and float32 (p, e, g, s).
     v, v_step : int8 (p, e, v, g, s) and float32 (p, e, v, g).
     acc : int32 (p, e, v, k, g), sums of a group; None unless asked for.
     m : float32 (p, e, v, k), sums of products.
-    m_q, m_step : int8 (p, e, v, k) and float32 (p, v, h).
-    a_m_q, a_m_step : int8 (p, a, v, k) and float32 (p, a, h).
+    m_q, m_step : int8 (p, e, v, k) and float32 (p, v, h, s).
+    a_m_q, a_m_step : int8 (p, a, v, k) and float32 (p, a, h, s).
     y : float32 (p, a, b, k).
     output : float32 (image, row, column, k).
     """
@@ -149,40 +149,39 @@ def full_reference(
     row_scale = scheme.input_row_scale.astype(np.float32)
     output_integers, a_step = scheme.output_integers
     a_int = output_integers.astype(np.float64)
-    a_int = a_int.astype(np.float64)
-    tile = scheme.steps == "tile"
+    over_rows, over_columns = SHARED_AXES[scheme.steps]
     with np.errstate(all="ignore"):
-        # Each pass sums along one tile axis, where a step must be shared; "tile" shares both.
-        d_q = quantize(_split(d, scheme), shared=(1, 2, 4) if tile else (1, 4))
+        # Each pass sums along one axis of the tile, where a step must be shared.
+        d_q = quantize(_split(d, scheme), over_rows)
         sums = _integer_pass(rows, d_q.q, axis=1)  # p e j g s
         factor = d_q.step * row_scale[:, None, None, None]
-        b_d = quantize(sums * factor, shared=(1, 2, 4) if tile else (2, 4))
+        b_d = quantize(sums * factor, over_columns)
         sums = _integer_pass(rows, b_d.q, axis=2)  # p e v g s
         factor = b_d.step * row_scale[:, None, None]
         v = quantize(sums * factor, shared=(4,))
         v_step = v.step[..., 0]
         m, acc = _products(v.q, v_step, weights, keep_accumulators)
 
-        m_q = quantize(_split(m, scheme), shared=(1, 2, 4) if tile else (1, 4))
+        m_q = quantize(_split(m, scheme), over_rows)
         sums = _integer_pass(a_int, m_q.q, axis=1)  # p a v h s
-        a_m = quantize(sums * (m_q.step * a_step), shared=(1, 2, 4) if tile else (2, 4))
+        a_m = quantize(sums * (m_q.step * a_step), over_columns)
         sums = _integer_pass(a_int, a_m.q, axis=2)  # p a b h s
         y = _join(sums * (a_m.step * a_step), m.shape[-1])
     output = assemble_tiles(y, x.shape, scheme, padding)
     return FullStages(
         d=d,
         d_q=d_q.q,
-        d_step=d_q.step[:, 0, :, :, 0],
+        d_step=d_q.step[:, 0],
         b_d_q=b_d.q,
-        b_d_step=b_d.step[:, :, 0, :, 0],
+        b_d_step=b_d.step[:, :, 0],
         v=v.q,
         v_step=v_step,
         acc=acc,
         m=m,
         m_q=_join(m_q.q, m.shape[-1]),
-        m_step=m_q.step[:, 0, :, :, 0],
+        m_step=m_q.step[:, 0],
         a_m_q=_join(a_m.q, m.shape[-1]),
-        a_m_step=a_m.step[:, :, 0, :, 0],
+        a_m_step=a_m.step[:, :, 0],
         y=y,
         output=output,
     )

@@ -19,7 +19,14 @@ from ..fastconv import (
 from .arithmetic import round_up
 
 PRECISIONS = ("hadamard", "full")
-STEPS = ("axis", "tile")
+# Axes of a tensor (p, row, column, group, channel) along which its values share a step in precision
+# "full": where the next pass sums over rows, and where it sums over columns.
+SHARED_AXES = {
+    "channel": ((1,), (2,)),
+    "axis": ((1, 4), (2, 4)),
+    "tile": ((1, 2, 4), (1, 2, 4)),
+}
+STEPS = tuple(SHARED_AXES)
 WEIGHT_STEPS = ("tap", "filter")
 WHOLE_MULTIPLE = 32  # a group of all channels is padded to a multiple of this
 _LARGEST_INTEGER = {"hadamard": 2**24, "full": 127}  # exact in float32, exact in int8
@@ -35,7 +42,9 @@ class Scheme:
     scales : S_B and S_G. In precision "hadamard" they cancel, and the standard ones are used.
     precision : "hadamard" (only U and V in int8) or "full" (every stage in int8).
     group_size : consecutive channels that share a step; 0 means all.
-    steps : "axis" or "tile", what shares a step in precision "full".
+    steps : what shares a step in precision "full": a "channel"'s values of a row or column of the
+        tile, along which the next pass sums; that "axis" of a group of channels; or the whole
+        "tile" of a group. V has a step a tap and group in any case, and U as weight_steps say.
     weight_steps : "tap" or "filter", what shares a step of U besides a group's channels.
 
     Raises
@@ -48,7 +57,7 @@ class Scheme:
     scales: ScaleSet
     precision: str = "hadamard"
     group_size: int = 32
-    steps: str = "axis"
+    steps: str = "channel"
     weight_steps: str = "tap"
 
     def __post_init__(self) -> None:
