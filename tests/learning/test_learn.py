@@ -59,6 +59,19 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert gains[-1] == first.provenance.after_db >= first.provenance.before_db
 
 
+def test_layers_learn_scales_of_their_own_from_the_shared_ones() -> None:
+    reports: list[tuple[int, int]] = []
+    shared = quick()
+    own = quick(per_layer=True, progress=lambda done, limit, _: reports.append((done, limit)))
+    assert own.scales == shared.scales
+    assert set(own.layers) == set(weights())
+    assert len(set(own.layers.values())) > 1
+    assert own.provenance.after_db >= shared.provenance.after_db
+    assert own == quick(per_layer=True)
+    assert reports[-1][1] == 4 * 30
+    assert reports == sorted(reports)
+
+
 def test_the_number_of_threads_changes_nothing() -> None:
     threads = torch.get_num_threads()
     found = []

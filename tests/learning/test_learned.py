@@ -43,6 +43,16 @@ def test_files_are_read_back_exactly(path: Path) -> None:
     assert {file.name for file in path.parent.iterdir()} == {"mine.safetensors", "mine.json"}
 
 
+def test_layers_may_have_scales_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "layers.safetensors"
+    shared, own = ScaleSet("learned", VALUES, VALUES), ScaleSet("learned", VALUES[::-1], VALUES)
+    LearnedScales(shared, MADE, {"body.3": own}).save(path)
+    assert set(LearnedScales.load(path).layers) == {"body.3"}
+    assert resolve_scales(str(path), F23, "body.3").s_b == VALUES[::-1]
+    for other in ("body.30", None):
+        assert resolve_scales(str(path), F23, other).s_b == VALUES
+
+
 def test_scales_by_name() -> None:
     assert resolve_scales("correlated", F23) == correlated_scales(F23)
 

@@ -85,6 +85,11 @@ Examples:
     show_default=True,
     help="Limit; it ends before if it gains no more.",
 )
+@click.option(
+    "--per-layer",
+    is_flag=True,
+    help="Then learn a set for each layer, starting from the shared one.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of noise and Gaussian weights.")
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path),
@@ -105,6 +110,7 @@ def learn_scales_command(
     group_size: int,
     optimizer: str,
     iterations: int,
+    per_layer: bool,
     seed: int,
     output: Path,
     overwrite: bool,
@@ -113,8 +119,9 @@ def learn_scales_command(
 ) -> None:
     """Learn the scales of one algorithm for precision full, on noise and a network's weights.
 
-    One set serves all 3x3 convolutions of the network; no images are needed. Ctrl-C ends it with
-    the best scales so far. Judge the result by `wqtvm report` on real inputs.
+    One set serves all 3x3 convolutions of the network, unless --per-layer asks for more; no images
+    are needed. Ctrl-C ends it with the best scales so far. Judge the result by `wqtvm report` on
+    real inputs.
     """
     check_destination(output, overwrite)
     if (factory is None) != use_random or (use_random and weights is not None):
@@ -144,7 +151,8 @@ def learn_scales_command(
     with console.Learning(quiet) as progress:
         found = learn_scales(
             model, fast, noise=inputs, steps=steps, group_size=group_size,
-            optimizer=optimizer, iterations=iterations, seed=seed, progress=progress,
+            optimizer=optimizer, iterations=iterations, seed=seed, per_layer=per_layer,
+            progress=progress,
         )  # fmt: skip
     found.save(output, overwrite=overwrite)
     made = found.provenance

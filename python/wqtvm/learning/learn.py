@@ -62,6 +62,7 @@ def learn_scales(
     layers_per_iteration: int = 2,
     iterations: int = 1000,
     seed: int = 0,
+    per_layer: bool = False,
     progress: Progress | None = None,
 ) -> LearnedScales:
     """Learn S_B and S_G of one algorithm for precision "full", shared by all layers.
@@ -83,6 +84,7 @@ def learn_scales(
     layers_per_iteration : layers drawn at random in an iteration, K in the paper.
     iterations : limit of gradient steps.
     seed : of the noise, the layers' order and Gaussian weights.
+    per_layer : then go on for each layer, from the shared scales to a set of its own.
     progress : called with the iterations done, their limit, and the best mean SQNR so far in dB.
 
     Raises
@@ -108,14 +110,30 @@ def learn_scales(
     start = noise.closed_form(algorithm)
     scheme = Scheme(algorithm, start, "full", group_size, steps, weight_steps)
     described, weights = _weights(model_or_weights, seed)
-    layers = [Layer(weight, scheme) for weight in _checked(weights)]
+    layers = {name: Layer(weight, scheme) for name, weight in _checked(weights).items()}
+    sets: dict[str, ScaleSet] = {}
     with _one_thread():
-        learner = _Learner(layers, noise, algorithm.t, start, optimizer, rate, seed)
+        runs = 1 + per_layer * len(layers)
+        stages = _Stages(progress, iterations * runs)
+        settings = (noise, algorithm.t, optimizer, rate, seed)
+        learner = _Learner(list(layers.values()), start, *settings)
         before = learner.best.sqnr_db
-        ended = learner.run(iterations, layers_per_iteration, progress)
-    s_b, s_g = learner.best.scales()
+        ended = learner.run(iterations, layers_per_iteration, stages.next(iterations))
+        shared, after, count = learner.best.scales(), learner.best.sqnr_db, learner.iterations
+        if per_layer and ended != "interrupted":
+            gains = []
+            for name, layer in layers.items():
+                learner = _Learner([layer], shared, *settings)
+                by_shared = learner.best.sqnr_db
+                ended = learner.run(iterations, 1, stages.next(iterations))
+                sets[name] = learner.best.scales()
+                gains.append(learner.best.sqnr_db - by_shared)
+                count += learner.iterations
+                if ended == "interrupted":
+                    break
+            after += sum(gains) / len(layers)
     return LearnedScales(
-        ScaleSet(LEARNED, s_b, s_g),
+        shared,
         Provenance(
             algorithm=algorithm.name,
             points=algorithm.points,
@@ -131,13 +149,14 @@ def learn_scales(
             learning_rate=rate,
             layers_per_iteration=layers_per_iteration,
             seed=seed,
-            iterations=learner.iterations,
+            iterations=count,
             ended=ended,
             before_db=before,
-            after_db=learner.best.sqnr_db,
+            after_db=after,
             wqtvm=version("wqtvm") or ABSENT,
             torch=torch.__version__,
         ),
+        sets,
     )
 
 
@@ -174,18 +193,33 @@ class _Candidate:
     logarithms: Tensor
     sqnr_db: float
 
-    def scales(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def scales(self) -> ScaleSet:
         s_b, s_g = self.logarithms.exp().tolist()
-        return tuple(s_b), tuple(s_g)
+        return ScaleSet(LEARNED, tuple(s_b), tuple(s_g))
+
+
+class _Stages:
+    """Progress of several runs of learning, one after the other, as if they were one."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._before = progress, total, 0
+
+    def next(self, iterations: int) -> Progress | None:
+        """Progress of the next run, of at most so many iterations."""
+        if self._progress is None:
+            return None
+        report, before = self._progress, self._before
+        self._before += iterations
+        return lambda done, _, best: report(before + done, self._total, best)
 
 
 class _Learner:
     def __init__(
         self,
         layers: Sequence[Layer],
+        start: ScaleSet,
         noise: Noise,
         edge: int,
-        start: ScaleSet,
         optimizer: str,
         rate: float,
         seed: int,
@@ -293,7 +327,7 @@ def _weights(model_or_weights: nn.Module | Weights | None, seed: int) -> tuple[s
     return f"{len(model_or_weights)} layers as given", model_or_weights
 
 
-def _checked(weights: Weights) -> list[NDArray[np.floating]]:
+def _checked(weights: Weights) -> dict[str, NDArray[np.floating]]:
     arrays = {name: np.asarray(weight) for name, weight in weights.items()}
     for name, weight in arrays.items():
         if weight.ndim != 4 or weight.shape[2:] != (_TAPS, _TAPS) or not weight.size:
@@ -307,4 +341,4 @@ def _checked(weights: Weights) -> list[NDArray[np.floating]]:
             )
         if not weight.any():
             raise NotEligibleError(f"layer {name}: all weights are zero; leave it out")
-    return list(arrays.values())
+    return arrays

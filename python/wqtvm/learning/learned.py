@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,17 @@ class LearnedScales:
 
     Attributes
     ----------
-    scales : S_B and S_G.
+    scales : S_B and S_G, shared by all layers that have none of their own.
     provenance : how they were made.
+    layers : scales of single layers, by name.
     """
 
     scales: ScaleSet
     provenance: Provenance
+    layers: Mapping[str, ScaleSet] = field(default_factory=dict)
 
-    def scales_for(self, algorithm: BilinearAlgorithm) -> ScaleSet:
-        """The scales, if they are for this algorithm.
+    def scales_for(self, algorithm: BilinearAlgorithm, layer: str | None = None) -> ScaleSet:
+        """The scales of a layer, or those that are shared, if they are for this algorithm.
 
         Raises
         ------
@@ -105,7 +108,7 @@ class LearnedScales:
                 f"{', '.join(made.points) or 'none'}), not for {_described(algorithm)}; "
                 "learn others by `wqtvm learn-scales`"
             )
-        return self.scales
+        return self.scales if layer is None else self.layers.get(layer, self.scales)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the scales (safetensors) and, beside them, how they were made (JSON).
@@ -119,10 +122,14 @@ class LearnedScales:
 
         path = Path(path)
         check_destination(path, overwrite)
-        tensors = {
-            name: np.array(getattr(self.scales, name), dtype=np.float64) for name in _TENSORS
-        }
-        content = save(tensors)
+        sets = {"": self.scales, **{f"{name}/": found for name, found in self.layers.items()}}
+        content = save(
+            {
+                f"{prefix}{name}": np.array(getattr(found, name), dtype=np.float64)
+                for prefix, found in sets.items()
+                for name in _TENSORS
+            }
+        )
         document = {
             "schema_version": SCHEMA_VERSION,
             "sha256": hashlib.sha256(content).hexdigest(),
@@ -171,7 +178,8 @@ class LearnedScales:
                 f"{path} was altered: its SHA-256 is not the one in {_beside(path).name}; "
                 "copy both files again, or learn the scales again"
             )
-        return cls(_scales(content, name or str(path), path), made)
+        shared, layers = _scales(content, name or str(path), path)
+        return cls(shared, made, layers)
 
 
 def check_destination(path: str | Path, overwrite: bool) -> None:
@@ -226,8 +234,10 @@ def shipped_files() -> dict[tuple[int, str], Path]:
     return {key: path for key, path in sorted(candidates.items()) if path.is_file()}
 
 
-def resolve_scales(scales: str, algorithm: BilinearAlgorithm) -> ScaleSet:
+def resolve_scales(scales: str, algorithm: BilinearAlgorithm, layer: str | None = None) -> ScaleSet:
     """The scales of a configuration: a closed form, those that come with wqtvm, or a file's.
+
+    Of a file, the scales of the named layer, if it has some of its own.
 
     Raises
     ------
@@ -239,7 +249,7 @@ def resolve_scales(scales: str, algorithm: BilinearAlgorithm) -> ScaleSet:
     if scales in SCALE_RULES:
         return named_scales(scales, algorithm)
     learned = shipped_scales(algorithm) if scales == LEARNED else LearnedScales.load(scales)
-    return learned.scales_for(algorithm)
+    return learned.scales_for(algorithm, layer)
 
 
 def _beside(path: Path) -> Path:
@@ -258,13 +268,25 @@ def _read(path: Path) -> bytes:
         raise ArtefactError(f"scales {path} cannot be read: {error}") from error
 
 
-def _scales(content: bytes, name: str, path: Path) -> ScaleSet:
+def _scales(content: bytes, name: str, path: Path) -> tuple[ScaleSet, dict[str, ScaleSet]]:
+    """The shared set, and those of layers by name."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         tensors: dict[str, Any] = load(content)
-        return ScaleSet(name, *(tuple(map(float, tensors[key])) for key in _TENSORS))
+        prefixes = dict.fromkeys(key.rpartition("/")[0] for key in sorted(tensors))
+        sets = {
+            prefix: ScaleSet(
+                name,
+                *(
+                    tuple(map(float, tensors[f"{prefix}/{key}" if prefix else key]))
+                    for key in _TENSORS
+                ),
+            )
+            for prefix in prefixes
+        }
+        return sets.pop(""), sets
     except (SafetensorError, KeyError, TypeError, AlgorithmError) as error:
         raise ArtefactCorruptError(f"{path}: it holds no scales ({error}); learn them again") from (
             error
