@@ -48,7 +48,7 @@ def _accuracy(results: Results, names: list[str], path: Path) -> None:
     for axis, name in zip(axes.flat, names, strict=False):
         for row in (r for (n, _), r in results.rows.items() if n == name):
             variant = row["variant"]
-            if "tile" in variant or row["psnr_db"] < 0:
+            if variant.endswith(("-tile", "-axis")) or row["psnr_db"] < 0:
                 continue
             kind = "auto" if "auto" in variant else "full" if "full" in variant else "hadamard"
             colour = {"auto": "C2", "full": "C1", "hadamard": "C0"}[kind]

@@ -59,8 +59,9 @@ def variants() -> dict[str, Variant]:
     """All variants, by name.
 
     In ``hadamard`` scales cancel, so that each algorithm is there once. In ``full`` there is one
-    for each rule of scales; "learned" are those that come with wqtvm, where there is a set. The
-    paper's setting, one step for the whole tile, is "tile" at the end.
+    for each rule of scales; "learned" are those that come with wqtvm, where there is a set. At the
+    end "tile" is the paper's setting, one step for a group's whole tile, and "axis" has one for a
+    group's row or column of it; elsewhere each channel's row or column has its own.
     """
     found = {
         "direct-filter": WinogradConfig("direct", weight_steps="filter"),
@@ -73,8 +74,8 @@ def variants() -> dict[str, Variant]:
                 continue
             full = replace(config, precision="full", scales=rule)
             found[f"{name}-full-{rule}"] = full
-            if rule != "correlated":
-                found[f"{name}-full-{rule}-tile"] = replace(full, steps="tile")
+            steps = "axis" if rule == "correlated" else "tile"
+            found[f"{name}-full-{rule}-{steps}"] = replace(full, steps=steps)
     return {name: Variant(name, config) for name, config in found.items()}
 
 

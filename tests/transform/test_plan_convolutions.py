@@ -65,7 +65,7 @@ def test_an_eligible_convolution_gets_what_is_configured() -> None:
     assert layer.name == "0"
     assert layer.reason is Reason.ELIGIBLE
     assert (layer.algorithm, layer.tile, layer.precision) == ("winograd", 6, "full")
-    assert (layer.group_size, layer.scales, layer.steps) == (64, "row-norm", "axis")
+    assert (layer.group_size, layer.scales, layer.steps) == (64, "row-norm", "channel")
     assert layer.input_shape == (1, 8, 12, 12)
     assert layer.weight_shape == (4, 8, 3, 3)
     assert layer.points is not None
