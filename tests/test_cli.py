@@ -245,9 +245,9 @@ def test_wrong_options(wqtvm, arguments, message):
 
 
 def test_usage_errors_come_from_click(wqtvm):
-    code, _, err = wqtvm("compile", "cli_nets:Net", "--input", "1x3x8x8", "--tile", "7")
+    code, _, err = wqtvm("compile", "cli_nets:Net", "--input", "1x3x8x8", "--precision", "half")
     assert code == 2
-    assert "'7' is not one of '2', '3', '4', '5', '6'" in err
+    assert "'half' is not one of 'full', 'hadamard'" in err
 
 
 def test_run_takes_images_numbers_and_noise(wqtvm, folder):

@@ -107,7 +107,7 @@ def test_wrong_points_are_refused(points: tuple[int | str, ...], message: str) -
 def test_unknown_names_and_tiles_are_refused() -> None:
     with pytest.raises(AlgorithmError, match="points are 'chebyshev'; give one of lavin, best"):
         winograd(4, "chebyshev")
-    with pytest.raises(AlgorithmError, match=r"tile is 7; 'best' points of F\(m,3\) exist for m of 2"):
+    with pytest.raises(AlgorithmError, match=r"tile is 7; 'best' .* F\(m,3\) exist for m of 2, 3"):
         winograd(7)
     with pytest.raises(AlgorithmError, match=r"tile is 6; .* F\(m,5\) exist for m of 2, 3, 4"):
         winograd(6, r=5)
