@@ -8,7 +8,7 @@ One parallel task computes a block of tiles from the image to the result:
             for each tap: integer products, scaled and added          -> M of the block and panel
             for each tile: output transform, epilogue, result
 
-so that V (n * n * tiles * channels integers) and M (n * n * tiles * panel floats) stay in the L2
+so that V (taps * tiles * channels integers) and M (taps * tiles * panel floats) stay in the L2
 cache and no layer ever lies whole in the Winograd domain. ``CpuBlocking`` chooses the sizes.
 """
 
@@ -80,7 +80,7 @@ class CpuBlocking:
 
         They fit ``l2_bytes``, fill the accumulators, and leave no thread idle in the last round.
         """
-        taps = work.scheme.algorithm.n**2
+        taps = math.prod(work.scheme.products)
         activation = np.dtype(work.dot.activation_dtype).itemsize
         panel = self.panel(work.scheme.precision, work.packed_channels, work.out_group_size)
         bytes_a_tile = taps * (work.groups * work.group_size * activation + 4 * panel)
@@ -119,8 +119,8 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
 
     group = int(annotations["wq.out_group_size"])
     panel = blocking.panel(precision, _extent(sch, "M", -1), group)
-    edge = int(annotations["wq.output_tile"])
-    blocks, panels, tile = _block_output(sch, output, edge, block, panel)
+    edges = tuple(int(edge) for edge in annotations["wq.output_tile"])
+    blocks, panels, tile = _block_output(sch, output, edges, block, panel)
     sch.parallel(blocks)
     _place_output_transform(sch, blocking, precision, group, tile)
     for name in ("M", "products"):
@@ -156,12 +156,16 @@ def _compute_at(sch: s_tir.Schedule, name: str, loop: Any) -> None:
 
 
 def _block_output(
-    sch: s_tir.Schedule, output: Any, edge: int, block: tuple[int, ...], panel: int
+    sch: s_tir.Schedule,
+    output: Any,
+    edges: tuple[int, ...],
+    block: tuple[int, ...],
+    panel: int,
 ) -> tuple[Any, Any, Any]:
     """Walk the image in blocks of tiles; returns the loops over blocks, panels and tiles."""
     image, height, width, channels = sch.get_loops(output)
-    block_row, row, row_in = sch.split(height, [None, block[0], edge])
-    block_column, column, column_in = sch.split(width, [None, block[1], edge])
+    block_row, row, row_in = sch.split(height, [None, block[0], edges[0]])
+    block_column, column, column_in = sch.split(width, [None, block[1], edges[1]])
     panels, channel = sch.split(channels, [None, panel])
     sch.reorder(image, block_row, block_column, panels, row, column, row_in, column_in, channel)
     return sch.fuse(image, block_row, block_column), panels, sch.fuse(row, column)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
-from wqtvm.fastconv import direct, named_scales, sfc, winograd
+from wqtvm.fastconv import BilinearAlgorithm, direct, named_scales, sfc, winograd
 from wqtvm.quantization import (
     FullStages,
     HadamardStages,
@@ -80,7 +80,8 @@ def make_layer(
     out_channels: int,
     *,
     family: str = "winograd",
-    tile: int = 4,
+    tile: int | tuple[int, int] = 4,
+    taps: int = 3,
     points: str = "best",
     precision: str = "hadamard",
     group_size: int = 32,
@@ -90,9 +91,22 @@ def make_layer(
     threads: int = 2,
     seed: int = 0,
 ) -> Layer:
-    """A layer with Gaussian data; shape is (batch, height, width, channels); tile 1 is direct."""
-    algorithm = sfc(tile) if family == "sfc" else direct() if tile == 1 else winograd(tile, points)
-    scheme = Scheme(algorithm, named_scales(scales, algorithm), precision, group_size, steps)
+    """A layer with Gaussian data; shape is (batch, height, width, channels); tile 1 is direct.
+
+    A tile of rows and columns is a rectangle.
+    """
+
+    def algorithm(edge: int) -> BilinearAlgorithm:
+        if family == "sfc":
+            return sfc(edge)
+        return direct(taps) if edge == 1 else winograd(edge, points, taps)
+
+    edges = tile if isinstance(tile, tuple) else (tile,)
+    rows, *columns = (algorithm(edge) for edge in edges)
+    scheme = Scheme(
+        rows, named_scales(scales, rows), precision, group_size, steps, "tap",
+        *(value for a in columns for value in (a, named_scales(scales, a))),
+    )  # fmt: skip
     target = lookup(record)
     batch, height, width, channels = shape
     work = WinogradWorkload(
@@ -101,7 +115,7 @@ def make_layer(
     work = replace(work, block=schedule_module(target).tile_block(work, threads))
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(shape).astype(np.float32)
-    weight = rng.standard_normal((out_channels, channels, 3, 3)).astype(np.float32)
+    weight = rng.standard_normal((out_channels, channels, taps, taps)).astype(np.float32)
     return Layer(work, target, x, quantize_weights(weight, scheme))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,49 @@ def test_parameters_are_named_after_their_layers() -> None:
     assert set(compiled.params) == {
         f"{layer}.{role}" for layer in "02" for role in ("U", "U_step", "U_correction", "bias")
     }
+
+
+class TwoKernels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.five = nn.Conv2d(3, 17, 5, padding=2)
+        self.three = nn.Conv2d(17, 5, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.three(torch.relu(self.five(x))))
+
+
+@pytest.mark.parametrize(
+    ("config", "labels", "least_db"),
+    [
+        (wqtvm.WinogradConfig(), ["F(2,5)", "F(4,3)"], 23),
+        (wqtvm.WinogradConfig(tile=4, precision="full"), ["F(4,5)", "F(4,3)"], 10),
+        (wqtvm.WinogradConfig(tile=(2, 4)), ["F(2x4,5)", "F(2x4,3)"], 18),
+        (wqtvm.WinogradConfig(algorithm="direct"), ["direct", "direct"], 36),
+        (wqtvm.WinogradConfig(algorithm="auto", min_sqnr_db=36), ["direct", "direct"], 33),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
+def test_kernels_of_five_and_rectangles(
+    config: wqtvm.WinogradConfig, labels: list[str], least_db: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = TwoKernels().eval()
+    x = torch.randn(1, 3, 11, 14)
+    with torch.no_grad():
+        exact = model(x).numpy()
+    compiled = wqtvm.compile(model, (x,), config=config, calibration=_calibration(config, x))
+    assert [layer.label for layer in compiled.plan.layers] == labels
+    result = compiled(x.numpy())
+    assert sqnr_db(exact, result) > least_db
+    compiled.export(tmp_path / "net.wq")
+    loaded = wqtvm.load(tmp_path / "net.wq")
+    np.testing.assert_array_equal(loaded(x.numpy()), result)
+    assert loaded.plan == compiled.plan
+
+
+def _calibration(config: wqtvm.WinogradConfig, x: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
+    return (x,) if config.algorithm == "auto" else None
 
 
 class Slice(nn.Module):

@@ -145,6 +145,13 @@ def test_every_option_of_the_configuration(wqtvm):
     assert manifest.plan.layer("first").tile == 2
 
 
+def test_a_rectangle(wqtvm):
+    code, _, err = wqtvm(*COMPILE, "--tile", "4x2", "--quiet")
+    assert code == 0, err
+    manifest = read_manifest("net.wq")
+    assert manifest.config.tile == manifest.plan.layer("first").tile == (4, 2)
+
+
 def test_weights_from_a_file(wqtvm):
     torch.manual_seed(1)
     model = network()
@@ -237,6 +244,9 @@ def test_weights_of_another_format(wqtvm, folder):
         (("--input", "1x3x8x8", "--include", "body*"), r"include pattern 'body\*' matches no"),
         (("--input", "1x3x8x8", "--group-size", "3"), r"group_size is 3; give"),
         (("--input", "1x3x8x8", "--points", "0,1,x"), r"x"),
+        (("--input", "1x3x8x8", "--tile", "7"), r"tile is 7; give one of 2, 3, 4, 5, 6"),
+        (("--input", "1x3x8x8", "--tile", "4x"), r"tile is '4x'; give one of 2, 3, 4, 5, 6"),
+        (("--input", "1x3x8x8", "--tile", "4x2", "--points", "0,1"), r"for square tiles"),
     ],
 )
 def test_wrong_options(wqtvm, arguments, message):
@@ -245,9 +255,9 @@ def test_wrong_options(wqtvm, arguments, message):
 
 
 def test_usage_errors_come_from_click(wqtvm):
-    code, _, err = wqtvm("compile", "cli_nets:Net", "--input", "1x3x8x8", "--tile", "7")
+    code, _, err = wqtvm("compile", "cli_nets:Net", "--input", "1x3x8x8", "--precision", "half")
     assert code == 2
-    assert "'7' is not one of '2', '3', '4', '5', '6'" in err
+    assert "'half' is not one of 'full', 'hadamard'" in err
 
 
 def test_run_takes_images_numbers_and_noise(wqtvm, folder):

@@ -19,16 +19,25 @@ LEAST_DB = 55
 
 
 @pytest.mark.parametrize("precision", ["hadamard", "full"])
-@pytest.mark.parametrize("algorithm", [direct(), winograd(2), winograd(4), sfc(6)], ids=str)
+@pytest.mark.parametrize(
+    "algorithms",
+    [
+        (direct(),), (winograd(2),), (winograd(4),), (sfc(6),), (direct(5),), (winograd(4, r=5),),
+        (winograd(4), winograd(2)), (winograd(2, r=5), winograd(4, r=5)),
+    ],
+    ids=lambda algorithms: " x ".join(a.name for a in algorithms),
+)  # fmt: skip
 @pytest.mark.parametrize("shape", [(1, 3, 17, 9, 11, 1), (3, 100, 33, 7, 13, 0)])
 def test_emulation_is_the_reference(
-    shape: tuple[int, ...], algorithm: BilinearAlgorithm, precision: str
+    shape: tuple[int, ...], algorithms: tuple[BilinearAlgorithm, ...], precision: str
 ) -> None:
     batch, channels, outputs, height, width, padding = shape
     rng = np.random.default_rng(0)
-    weight = rng.standard_normal((outputs, channels, 3, 3)).astype(np.float32)
+    taps = algorithms[0].r
+    weight = rng.standard_normal((outputs, channels, taps, taps)).astype(np.float32)
     x = rng.standard_normal((batch, height, width, channels)).astype(np.float32)
-    scheme = Scheme(algorithm, correlated_scales(algorithm), precision)
+    rows, *columns = ((a, correlated_scales(a)) for a in algorithms)
+    scheme = Scheme(*rows, precision, 32, "axis", "tap", *(columns[0] if columns else ()))
     reference = winograd_reference(x, quantize_weights(weight, scheme), scheme, padding).output
     image = torch.from_numpy(x).permute(0, 3, 1, 2)
     emulated = EmulatedConvolution(weight, scheme, padding)(image).permute(0, 2, 3, 1).numpy()

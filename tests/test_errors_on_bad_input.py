@@ -78,6 +78,14 @@ CASES: dict[str, tuple[Callable[[], object], type[WqtvmError], str]] = {
     "tile": (config(tile=7), ConfigError, r"tile is 7; give one of 2, 3, 4, 5, 6"),
     "tile of a type": (config(tile="4"), ConfigError, r"tile is '4'; give one of 2, "),
     "tile that equals": (config(tile=4.0), ConfigError, r"tile is 4\.0; give one of 2, "),
+    "tile of three": (config(tile=(4, 2, 2)), ConfigError, r"tile is \(4, 2, 2\); give one of 2, "),
+    "tile as a list": (config(tile=[4, 2]), ConfigError, r"tile is \[4, 2\]; give one of 2, "),
+    "rectangle of other points": (
+        config(tile=(4, 2), points=("0", "1", "-1")), ConfigError, r"own are for square tiles",
+    ),
+    "rectangle of sfc": (
+        config(algorithm="sfc", tile=(4, 6)), ConfigError, r"tile is \(4, 6\); give one of 4, 6",
+    ),
     "tile of sfc": (
         config(algorithm="sfc", tile=3), ConfigError,
         r"with algorithm 'sfc', tile is 3; give one of 4, 6",

@@ -172,9 +172,9 @@ def test_wrong_arguments(imported, image):
 @pytest.fixture
 def invented() -> AccuracyReport:
     layers = (
-        LayerAccuracy("a", "winograd", 4, 40.0, 40.0),
-        LayerAccuracy("b.0", "direct", None, math.nan, 31.25),
-        LayerAccuracy("c", "float", None, None, math.inf),
+        LayerAccuracy("a", "winograd", "F(4,3)", 40.0, 40.0),
+        LayerAccuracy("b.0", "direct", "direct", math.nan, 31.25),
+        LayerAccuracy("c", "float", "float", None, math.inf),
     )
     return AccuracyReport("wq/x86-vnni", "given", layers, (OutputAccuracy("output", 30.0),))
 

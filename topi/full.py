@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from ..quantization.scheme import SHARED_AXES
+from ..quantization.scheme import SHARED_AXES, Axis
 from .arithmetic import Steps, absolute_bits, float32, integer_transform, pick, steps_of
 from .workload import WinogradWorkload
 
@@ -24,46 +24,58 @@ Index = Sequence[Any]
 
 def input_transform(work: WinogradWorkload, tile: te.Tensor) -> te.Tensor:
     """B^T d B: (z, y, x, g, i, j, s) float32 to (z, y, x, g, e, v, s), through two int8 tensors."""
-    matrix = work.scheme.input_matrix.rows
-    row_scale = [float32(scale) for scale in work.scheme.input_row_scale.astype(np.float32)]
+    row_matrix, row_scale = _input_matrix(work.scheme.row_axis)
+    column_matrix, column_scale = _input_matrix(work.scheme.column_axis)
     over_rows, over_columns = _kept_axes(work)
 
     # The first pass sums over i: a column j of the tile may have a step of its own.
     columns = _quantize("d", tile, over_rows)
-    sums = integer_transform("d_sums", columns.tensor, matrix, axis=4)
+    sums = integer_transform("d_sums", columns.tensor, row_matrix, axis=4)
     first = _scaled("input_rows", sums, lambda at: columns.step(at) * pick(row_scale, at[4]))
     # The second pass sums over j: a row e may.
     rows = _quantize("rows", first, over_columns)
-    sums = integer_transform("rows_sums", rows.tensor, matrix, axis=5)
-    return _scaled("input_taps", sums, lambda at: rows.step(at) * pick(row_scale, at[5]))
+    sums = integer_transform("rows_sums", rows.tensor, column_matrix, axis=5)
+    return _scaled("input_taps", sums, lambda at: rows.step(at) * pick(column_scale, at[5]))
 
 
 def output_transform(work: WinogradWorkload, m: te.Tensor) -> te.Tensor:
     """A^T M A: (e, v, z, y, x, k) float32 to (z, y, x, a, b, k), through two int8 tensors."""
-    integers, float_step = work.scheme.output_integers
-    step = float32(float_step)
-    matrix = [[int(value) for value in row] for row in integers]
+    row_matrix, row_step = _output_matrix(work.scheme.row_axis)
+    column_matrix, column_step = _output_matrix(work.scheme.column_axis)
     over_rows, over_columns = _kept_axes(work)
-    edge, n, size = work.scheme.algorithm.m, work.scheme.algorithm.n, work.out_group_size
+    size = work.out_group_size
 
     def grouped(z: Any, y: Any, x: Any, h: Any, e: Any, v: Any, s: Any) -> Any:
         # Past the last channel its value stands again: it changes no maximum and is not read.
         return m[e, v, z, y, x, tirx.min(h * size + s, work.packed_channels - 1)]
 
-    values = te.compute((*work.tile_shape, work.out_groups, n, n, size), grouped, name="M_grouped")
+    shape = (*work.tile_shape, work.out_groups, *work.scheme.products, size)
+    values = te.compute(shape, grouped, name="M_grouped")
     # The first pass sums over e: a column v may have a step of its own.
     columns = _quantize("M", values, over_rows)
-    sums = integer_transform("M_sums", columns.tensor, matrix, axis=4)
-    first = _scaled("output_rows", sums, lambda at: columns.step(at) * step)
+    sums = integer_transform("M_sums", columns.tensor, row_matrix, axis=4)
+    first = _scaled("output_rows", sums, lambda at: columns.step(at) * row_step)
     # The second pass sums over v: a row a may.
     rows = _quantize("A", first, over_columns)
-    sums = integer_transform("A_sums", rows.tensor, matrix, axis=5)
-    values = _scaled("Y_grouped", sums, lambda at: rows.step(at) * step)
+    sums = integer_transform("A_sums", rows.tensor, column_matrix, axis=5)
+    values = _scaled("Y_grouped", sums, lambda at: rows.step(at) * column_step)
     return te.compute(
-        (*work.tile_shape, edge, edge, work.packed_channels),
+        (*work.tile_shape, *work.scheme.output_tile, work.packed_channels),
         lambda z, y, x, a, b, k: values[z, y, x, k // size, a, b, k % size],
         name="Y",
     )
+
+
+def _input_matrix(axis: Axis) -> tuple[Sequence[Sequence[int]], list[Any]]:
+    """Integer rows of B^T, and their float32 scales."""
+    scales = axis.input_row_scale.astype(np.float32)
+    return axis.input_matrix.rows, [float32(scale) for scale in scales]
+
+
+def _output_matrix(axis: Axis) -> tuple[list[list[int]], Any]:
+    """Integer rows of A^T S_A, and their float32 step."""
+    integers, step = axis.output_integers
+    return [[int(value) for value in row] for row in integers], float32(step)
 
 
 def _kept_axes(work: WinogradWorkload) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -59,11 +59,11 @@ def winograd_conv2d(work: WinogradWorkload) -> tirx.PrimFunc:
 
 def _input_tile(work: WinogradWorkload, image: te.Tensor) -> te.Tensor:
     """Cut the image into overlapping tiles, zeros outside it: (z, y, x, g, i, j, s) float32."""
-    algorithm, size = work.scheme.algorithm, work.group_size
+    (m_y, m_x), size = work.scheme.output_tile, work.group_size
 
     def value(z: Any, y: Any, x: Any, g: Any, i: Any, j: Any, s: Any) -> Any:
-        row = y * algorithm.m + i - work.padding
-        column = x * algorithm.m + j - work.padding
+        row = y * m_y + i - work.padding
+        column = x * m_x + j - work.padding
         inside = [row >= 0, row < work.height, column >= 0, column < work.width]
         if work.in_channels % size:
             # In units of a common divisor, so that whole vectors lie inside or outside.
@@ -71,16 +71,16 @@ def _input_tile(work: WinogradWorkload, image: te.Tensor) -> te.Tensor:
             inside.append((g * size + s) // unit < work.in_channels // unit)
         return tirx.if_then_else(tirx.all(*inside), image[z, row, column, g * size + s], float32(0))
 
-    shape = (*work.tile_shape, work.groups, algorithm.t, algorithm.t, size)
+    shape = (*work.tile_shape, work.groups, *work.scheme.input_tile, size)
     return te.compute(shape, value, name="tile")
 
 
 def _quantize_taps(work: WinogradWorkload, taps: te.Tensor) -> tuple[te.Tensor, te.Tensor]:
     """Quantize (z, y, x, g, e, v, s) to V (e, v, z, y, x, g, s), a step each (z, y, x, g, e, v)."""
-    n, size, dot = work.scheme.algorithm.n, work.group_size, work.dot
+    products, size, dot = work.scheme.products, work.group_size, work.dot
     channel = te.reduce_axis((0, size), "s")
     amax = te.compute(
-        (*work.tile_shape, work.groups, n, n),
+        (*work.tile_shape, work.groups, *products),
         lambda *index: te.max(absolute_bits(taps(*index, channel)), axis=channel),
         name="V_amax",
     )
@@ -90,7 +90,8 @@ def _quantize_taps(work: WinogradWorkload, taps: te.Tensor) -> tuple[te.Tensor, 
         signed = steps.quantize(taps[z, y, x, g, e, v, s], (z, y, x, g, e, v))
         return (signed + int32(dot.zero_point)).astype(dot.activation_dtype)
 
-    return te.compute((n, n, *work.tile_shape, work.groups, size), value, name="V"), steps.step
+    shape = (*products, *work.tile_shape, work.groups, size)
+    return te.compute(shape, value, name="V"), steps.step
 
 
 def _hadamard_product(
@@ -102,7 +103,7 @@ def _hadamard_product(
     correction: te.Tensor | None = None,
 ) -> te.Tensor:
     """M (e, v, z, y, x, k) float32: a group's int32 products, scaled, added by ascending group."""
-    n, dot, channels = work.scheme.algorithm.n, work.dot, work.packed_channels
+    taps, dot, channels = work.scheme.products, work.dot, work.packed_channels
     s = te.reduce_axis((0, work.group_size), "s")
     g = te.reduce_axis((0, work.groups), "g")
 
@@ -111,7 +112,9 @@ def _hadamard_product(
         activation = activations[e, v, z, y, x, g, s]
         return te.sum(activation.astype("int32") * weight.astype("int32"), axis=s)
 
-    products = te.compute((n, n, *work.tile_shape, work.groups, channels), product, name="products")
+    products = te.compute(
+        (*taps, *work.tile_shape, work.groups, channels), product, name="products"
+    )
 
     def scaled(e: Any, v: Any, z: Any, y: Any, x: Any, k: Any) -> Any:
         count = products[e, v, z, y, x, g, k]
@@ -120,21 +123,21 @@ def _hadamard_product(
         step = v_step[z, y, x, g, e, v] * u_step[e, v, g, k]
         return te.sum(count.astype("float32") * step, axis=g)
 
-    return te.compute((n, n, *work.tile_shape, channels), scaled, name="M")
+    return te.compute((*taps, *work.tile_shape, channels), scaled, name="M")
 
 
 def _untile(work: WinogradWorkload, results: te.Tensor) -> te.Tensor:
     """Put the tiles' results in their places of the image; what lies outside it is dropped."""
-    m = work.scheme.algorithm.m
+    m_y, m_x = work.scheme.output_tile
     return te.compute(
         (work.batch, work.out_height, work.out_width, work.out_channels),
-        lambda z, row, column, k: results[z, row // m, column // m, row % m, column % m, k],
+        lambda z, row, column, k: results[z, row // m_y, column // m_x, row % m_y, column % m_x, k],
         name="output",
         attrs={
             "wq.operator": OPERATOR,
             "wq.precision": work.scheme.precision,
             "wq.block": list(work.block),
-            "wq.output_tile": m,
+            "wq.output_tile": [m_y, m_x],
             "wq.out_group_size": work.out_group_size,
         },
     )

@@ -42,22 +42,22 @@ class WinogradWorkload:
     @property
     def out_height(self) -> int:
         """Rows of the output image."""
-        return self.height + 2 * self.padding - self.scheme.algorithm.r + 1
+        return self.height + 2 * self.padding - self.scheme.kernel + 1
 
     @property
     def out_width(self) -> int:
         """Columns of the output image."""
-        return self.width + 2 * self.padding - self.scheme.algorithm.r + 1
+        return self.width + 2 * self.padding - self.scheme.kernel + 1
 
     @property
     def tile_rows(self) -> int:
         """Rows of tiles that cover the output image."""
-        return math.ceil(self.out_height / self.scheme.algorithm.m)
+        return math.ceil(self.out_height / self.scheme.output_tile[0])
 
     @property
     def tile_columns(self) -> int:
         """Columns of tiles that cover the output image."""
-        return math.ceil(self.out_width / self.scheme.algorithm.m)
+        return math.ceil(self.out_width / self.scheme.output_tile[1])
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
@@ -99,15 +99,14 @@ class WinogradWorkload:
     @property
     def packed_shape(self) -> tuple[int, ...]:
         """Shape of U as the kernels read it: (e, v, k / lanes, g, s / reduce, lanes, reduce)."""
-        n, dot = self.scheme.algorithm.n, self.dot
+        dot = self.dot
         blocks, steps = self.packed_channels // dot.lanes, self.group_size // dot.reduce
-        return (n, n, blocks, self.groups, steps, dot.lanes, dot.reduce)
+        return (*self.scheme.products, blocks, self.groups, steps, dot.lanes, dot.reduce)
 
     @property
     def step_shape(self) -> tuple[int, ...]:
         """Shape of U's steps and of the zero point's correction: (e, v, g, k)."""
-        n = self.scheme.algorithm.n
-        return (n, n, self.groups, self.packed_channels)
+        return (*self.scheme.products, self.groups, self.packed_channels)
 
 
 def pack_weights(weights: QuantizedWeights, work: WinogradWorkload) -> dict[str, NDArray[Any]]:
@@ -123,9 +122,9 @@ def pack_weights(weights: QuantizedWeights, work: WinogradWorkload) -> dict[str,
     # (e, v, k, g, s): channels without a filter have U = 0 and step 0.
     u = np.pad(weights.u, [(0, 0), (0, 0), (0, missing), (0, 0), (0, 0)])
     step = np.pad(weights.step, [(0, 0), (0, 0), (0, missing), (0, 0)])
-    n, _, channels, groups, size = u.shape
+    rows, columns, channels, groups, size = u.shape
     packed = u.reshape(
-        n, n, channels // dot.lanes, dot.lanes, groups, size // dot.reduce, dot.reduce
+        rows, columns, channels // dot.lanes, dot.lanes, groups, size // dot.reduce, dot.reduce
     ).transpose(0, 1, 2, 4, 5, 3, 6)
     arrays = {
         "U": np.ascontiguousarray(packed, dtype=dot.weight_dtype),

@@ -24,7 +24,6 @@ from pathlib import Path
 import torch
 
 from wqtvm.errors import WqtvmError
-from wqtvm.quantization.plan import algorithm_label
 
 from .measure import Subject
 from .networks import NETWORKS, network
@@ -98,7 +97,7 @@ def measure_network(name: str, names: list[str], results: Results, *, again: boo
 
         schemes, share, plan = automatic_schemes(subject, data=AUTO[variant_name])
         measured = subject.measure(schemes)
-        counted = Counter(algorithm_label(layer.algorithm, layer.tile) for layer in plan)
+        counted = Counter(layer.label for layer in plan)
         results.add(name, variant_name, share, {**asdict(measured), "plan": counted})
         print(f"{name} {variant_name}: {measured.psnr_db:.2f} dB, {counted}", file=sys.stderr)
 

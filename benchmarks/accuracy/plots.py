@@ -85,7 +85,9 @@ def _cross(subject: Subject, path: Path) -> None:
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     for axis, rule in zip(axes, ("standard", "row-norm", "correlated"), strict=True):
         scheme = Scheme(algorithm, named_scales(rule, algorithm), "full")
-        matrix = scheme.input_row_scale[:, None] * np.asarray(scheme.input_matrix.rows, float)
+        matrix = scheme.row_axis.input_row_scale[:, None] * np.asarray(
+            scheme.row_axis.input_matrix.rows, float
+        )
         largest = np.log2(np.abs(_taps(subject.features[name].numpy(), matrix, algorithm)).max(0))
         image = axis.imshow(largest - largest.max(), cmap="viridis", vmin=-11, vmax=0)
         axis.set(title=rule, xlabel="tap, column", ylabel="tap, row")
@@ -98,7 +100,9 @@ def _energies(subjects: list[Subject], path: Path) -> None:
     """RMS by tap of V and U in F(4,3): the spread that a step for each tap takes advantage of."""
     algorithm = winograd(4)
     scheme = Scheme(algorithm, named_scales("row-norm", algorithm), "full")
-    matrix = scheme.input_row_scale[:, None] * np.asarray(scheme.input_matrix.rows, float)
+    matrix = scheme.row_axis.input_row_scale[:, None] * np.asarray(
+        scheme.row_axis.input_matrix.rows, float
+    )
     figure, axes = pyplot.subplots(
         2, len(subjects), figsize=(2.2 * len(subjects), 5), squeeze=False
     )
@@ -109,7 +113,9 @@ def _energies(subjects: list[Subject], path: Path) -> None:
             taps = _taps(subject.features[name].numpy(), matrix, algorithm)
             energy = np.square(taps).mean(0)
             v += energy / energy.mean()
-            weights = transform_weights(layer.weight.detach().numpy(), scheme.weight_matrix)
+            weights = transform_weights(
+                layer.weight.detach().numpy(), scheme.row_axis.weight_matrix
+            )
             energy = np.square(weights).mean((2, 3))
             u += energy / energy.mean()
         for axis, values, what in zip(axes[:, column], (v, u), ("V", "U"), strict=True):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from wqtvm import WinogradConfig
+from wqtvm import WinogradConfig, fastconv
 from wqtvm.errors import ConfigError, WqtvmError
-from wqtvm.fastconv import BilinearAlgorithm, ScaleSet, direct, named_scales, sfc, winograd
+from wqtvm.fastconv import BilinearAlgorithm, ScaleSet, named_scales
 from wqtvm.learning import resolve_scales
 from wqtvm.quantization.scheme import Scheme
 
@@ -50,9 +50,9 @@ class Variant:
 
 def bilinear_algorithm(config: WinogradConfig) -> BilinearAlgorithm:
     """What a configuration computes 3x3 convolutions by."""
-    if config.algorithm == "winograd":
-        return winograd(config.tile, config.points)
-    return sfc(config.tile) if config.algorithm == "sfc" else direct()
+    tile = config.tile_of(3)
+    assert isinstance(tile, int)
+    return fastconv.bilinear_algorithm(config.algorithm, tile, config.points)
 
 
 def variants() -> dict[str, Variant]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from rich.markup import escape
 
-from .config import PRECISIONS, TILES, Precision, WinogradConfig
+from .config import DEFAULT_TILES, PRECISIONS, TILES, Precision, WinogradConfig
 from .demo.images import IMAGES
 from .errors import WqtvmError
 from .learning.command import learn_scales_command
@@ -314,7 +314,7 @@ def doctor(as_json: bool, quiet: bool, debug: bool) -> None:
 @click.option(
     "--tile",
     type=click.Choice([str(tile) for tile in TILES]),
-    default=str(WinogradConfig.tile),
+    default=str(DEFAULT_TILES[3]),
     show_default=True,
     help="Outputs a tile edge, m of F(m, 3).",
 )

@@ -15,6 +15,7 @@ WeightSteps = Literal["tap", "filter"]
 
 ALGORITHMS = ("auto", "winograd", "sfc", "direct", "float")
 TILES = (2, 3, 4, 5, 6)
+DEFAULT_TILES = {3: 4, 5: 2}  # by the taps of a kernel's edge
 PRECISIONS = ("full", "hadamard")
 LEARNED = "learned"  # the scales that come with wqtvm
 SCALES = ("standard", "row-norm", "correlated", LEARNED)
@@ -34,9 +35,11 @@ class WinogradConfig:
     ----------
     algorithm : "winograd", "sfc" (symbolic Fourier), "direct" (int8 without a transform), "float",
         or "auto": for each layer the cheapest that keeps the accuracy budget, by measuring.
-    tile : outputs a tile edge, m of F(m, 3); for "sfc" 4 or 6; of no use in "auto".
-    points : "best", "lavin", or the finite interpolation points as fractions ("0", "2/3", ...); of
-        use in "winograd" only.
+    tile : outputs a tile edge, m of F(m, 3) and F(m, 5), or with "winograd" its rows and columns
+        where they differ, such as (4, 2); for "sfc" 4 or 6; of no use in "auto". If None, 4 for
+        kernels of 3x3 and 2 for 5x5, both of which take 36 products a tile and lose about as much.
+    points : "best", "lavin", or the finite interpolation points as fractions ("0", "2/3", ...), for
+        square tiles; of use in "winograd" only.
     precision : "hadamard" (the product alone in int8) or "full" (every stage in int8).
     group_size : channels that share a quantization step; 0 means all of a layer.
     scales : "standard", "row-norm", "correlated", "learned" (those that come with wqtvm), or
@@ -57,7 +60,7 @@ class WinogradConfig:
     """
 
     algorithm: str = "winograd"
-    tile: int = 4
+    tile: int | tuple[int, int] | None = None
     points: str | tuple[str, ...] = "best"
     precision: Precision = "hadamard"
     group_size: int = 32
@@ -71,9 +74,7 @@ class WinogradConfig:
 
     def __post_init__(self) -> None:
         _one_of("algorithm", self.algorithm, ALGORITHMS)
-        _one_of("tile", self.tile, TILES)
-        if self.algorithm == "sfc":
-            _one_of("with algorithm 'sfc', tile", self.tile, SFC_TILES)
+        self._check_tile()
         _one_of("precision", self.precision, PRECISIONS)
         if not (isinstance(self.scales, str) and self.scales.endswith(SCALES_SUFFIX)):
             _one_of("scales", self.scales, SCALES, f"the path of a *{SCALES_SUFFIX} file")
@@ -92,6 +93,31 @@ class WinogradConfig:
             raise ConfigError(
                 f"group_size is {size!r}; give 0 (a whole layer) or a multiple of 4 up to "
                 f"{LARGEST_GROUP}"
+            )
+
+    def tile_of(self, taps: int) -> int | tuple[int, int]:
+        """Outputs a tile edge for a kernel of taps x taps, or rows and columns that differ."""
+        if self.tile is None:
+            return DEFAULT_TILES[taps]
+        if isinstance(self.tile, tuple) and self.tile[0] == self.tile[1]:
+            return self.tile[0]
+        return self.tile
+
+    def _check_tile(self) -> None:
+        edges = self.tile if isinstance(self.tile, tuple) else (self.tile,)
+        if self.tile is None:
+            return
+        if len(edges) not in (1, 2) or any(type(e) is not int or e not in TILES for e in edges):
+            listed = ", ".join(map(str, TILES))
+            raise ConfigError(
+                f"tile is {self.tile!r}; give one of {listed}, or two of them, rows and columns"
+            )
+        if self.algorithm == "sfc":
+            _one_of("with algorithm 'sfc', tile", self.tile, SFC_TILES)
+        if len(edges) == 2 and not isinstance(self.points, str):
+            raise ConfigError(
+                f"tile is {self.tile} and points are {self.points}; points of one's own are for "
+                f"square tiles: give one of {', '.join(NAMED_POINTS)}"
             )
 
 

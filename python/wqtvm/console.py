@@ -130,15 +130,13 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 def plan_table(plan: Plan) -> Table:
     """Return a plan as a table: what is computed in int8, and why the rest is not."""
-    from .quantization.plan import algorithm_label
-
     result = table("layer", "input", "weight", "algorithm", "precision", "reason")
     for layer in plan.layers:
         result.add_row(
             escape(layer.name),
             "x".join(map(str, layer.input_shape)),
             "x".join(map(str, layer.weight_shape)),
-            algorithm_label(layer.algorithm, layer.tile),
+            layer.label,
             layer.precision or "",
             escape(_reason(layer)),
             style=None if layer.algorithm != "float" else "dim",
@@ -155,7 +153,6 @@ def _reason(layer: LayerPlan) -> str:
 
 def report_table(report: AccuracyReport) -> Table:
     """Return an accuracy report as a table, its worst layer highlighted."""
-    from .quantization.plan import algorithm_label
     from .report import decibel
 
     result = table("layer", "algorithm", "local dB>", "accumulated dB>", "")
@@ -163,7 +160,7 @@ def report_table(report: AccuracyReport) -> Table:
         worst = layer == report.worst
         result.add_row(
             escape(layer.name),
-            algorithm_label(layer.algorithm, layer.tile),
+            layer.label,
             decibel(layer.local_db),
             decibel(layer.accumulated_db),
             "worst" if worst else "",

@@ -53,50 +53,52 @@ class EmulatedConvolution(nn.Module):
         self.scheme, self.padding, self.bias = scheme, padding, bias
         quantized = quantize_weights(weight, scheme)
         self._outputs, self._channels = weight.shape[:2]
-        algorithm = scheme.algorithm
-        self._m, self._n, self._t = algorithm.m, algorithm.n, algorithm.t
         self._full = Layer(weight, scheme) if scheme.precision == "full" else None
         products = quantized.u.astype(np.float32) * quantized.step[..., None]
-        flat = products.reshape(self._n**2, self._outputs, -1).transpose(0, 2, 1)
+        flat = products.reshape(math.prod(scheme.products), self._outputs, -1).transpose(0, 2, 1)
         self._u = torch.from_numpy(np.ascontiguousarray(flat))  # (taps, channels, k)
-        rows = np.asarray(scheme.input_matrix.rows, dtype=np.float32)
-        self._input = torch.from_numpy(np.kron(rows, rows))
-        output = scheme.output_matrix
-        self._output = torch.from_numpy(np.kron(output, output).astype(np.float32))
-        self._scales = tuple(
+        axes = (scheme.row_axis, scheme.column_axis)
+        rows, columns = (np.asarray(axis.input_matrix.rows, dtype=np.float32) for axis in axes)
+        self._input = torch.from_numpy(np.kron(rows, columns))
+        output = np.kron(*(axis.output_matrix for axis in axes))
+        self._output = torch.from_numpy(output.astype(np.float32))
+        self._scales = [
             torch.tensor(values, dtype=torch.float64)
-            for values in (scheme.effective_scales.s_b, scheme.effective_scales.s_g)
-        )
+            for axis in axes
+            for values in (axis.scales.s_b, axis.scales.s_g)
+        ]
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Convolve float32 (image, channel, row, column)."""
         batch, _, height, width = x.shape
-        edge, taps = self._t, self.scheme.algorithm.r
+        taps = self.scheme.kernel
+        (m_y, m_x), (t_y, t_x) = self.scheme.output_tile, self.scheme.input_tile
         out_height = height + 2 * self.padding - taps + 1
         out_width = width + 2 * self.padding - taps + 1
-        rows, columns = math.ceil(out_height / self._m), math.ceil(out_width / self._m)
-        below = rows * self._m + taps - 1 - height - self.padding
-        right = columns * self._m + taps - 1 - width - self.padding
+        rows, columns = math.ceil(out_height / m_y), math.ceil(out_width / m_x)
+        below = rows * m_y + taps - 1 - height - self.padding
+        right = columns * m_x + taps - 1 - width - self.padding
         padded = functional.pad(x, (self.padding, right, self.padding, below))
-        windows = padded.unfold(2, edge, self._m).unfold(3, edge, self._m)  # (b, c, y, x, i, j)
-        tile_bytes = 4 * self._n**2 * max(self._channels, self._outputs)
+        windows = padded.unfold(2, t_y, m_y).unfold(3, t_x, m_x)  # (b, c, y, x, i, j)
+        products = math.prod(self.scheme.products)
+        tile_bytes = 4 * products * max(self._channels, self._outputs)
         step = max(1, _CHUNK_BYTES // (tile_bytes * batch * columns))
         strips = []
         for first in range(0, rows, step):
             strip = windows[:, :, first : first + step]
             count = strip.shape[2]
-            y = self._tiles(strip.permute(4, 5, 0, 2, 3, 1).reshape(edge**2, -1, self._channels))
-            y = y.reshape(self._m, self._m, batch, count, columns, self._outputs)
+            y = self._tiles(strip.permute(4, 5, 0, 2, 3, 1).reshape(t_y * t_x, -1, self._channels))
+            y = y.reshape(m_y, m_x, batch, count, columns, self._outputs)
             image = y.permute(2, 5, 3, 0, 4, 1)
-            strips.append(image.reshape(batch, self._outputs, count * self._m, columns * self._m))
+            strips.append(image.reshape(batch, self._outputs, count * m_y, columns * m_x))
         result = torch.cat(strips, dim=2)[:, :, :out_height, :out_width]
         return result if self.bias is None else result + self.bias[:, None, None]
 
     def _tiles(self, d: Tensor) -> Tensor:
         """Convolve tiles (i * j, p, c) to (a * b, p, k)."""
         if self._full is not None:
-            tiles = d.reshape(self._t, self._t, *d.shape[1:]).permute(2, 0, 1, 3)
+            tiles = d.reshape(*self.scheme.input_tile, *d.shape[1:]).permute(2, 0, 1, 3)
             y = self._full(tiles, *self._scales).y  # (p, a, b, k)
             return y.permute(1, 2, 0, 3).flatten(0, 1)
         v = (self._input @ d.flatten(1)).reshape(-1, *d.shape[1:])

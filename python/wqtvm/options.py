@@ -14,7 +14,6 @@ from .config import (
     PRECISIONS,
     SCALES,
     STEPS,
-    TILES,
     WEIGHT_STEPS,
     WinogradConfig,
 )
@@ -62,9 +61,9 @@ def network(command: Command) -> Command:
                 "each by the cheapest that keeps a budget.",
             ),
             click.option(
-                "--tile", type=click.Choice([str(tile) for tile in TILES]),
-                default=str(_DEFAULT.tile), show_default=True,
-                help="Outputs a tile edge, m of F(m, 3); 4 or 6 for sfc.",
+                "--tile", metavar="M|MxM", default=None,
+                help="Outputs a tile edge, m of F(m, 3) and F(m, 5), or rows and columns, such as "
+                "4x2; 4 or 6 for sfc. By default 4, and 2 for kernels of 5x5.",
             ),
             click.option(
                 "--points", default=_DEFAULT.points, show_default=True,
@@ -127,7 +126,7 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         points = tuple(point.strip() for point in points.split(","))
     return WinogradConfig(
         algorithm=options["algorithm"],
-        tile=int(options["tile"]),
+        tile=_tile(options["tile"]),
         points=points,
         precision=options["precision"],
         group_size=options["group_size"],
@@ -139,3 +138,14 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         include=options["include"] or _DEFAULT.include,
         exclude=options["exclude"],
     )
+
+
+def _tile(text: str | None) -> Any:
+    """What "4" or "4x2" says; other texts as they are, for the configuration to refuse."""
+    if text is None:
+        return None
+    edges = text.split("x")
+    if not all(edge.isdecimal() for edge in edges):
+        return text
+    numbers = tuple(map(int, edges))
+    return numbers[0] if len(numbers) == 1 else numbers

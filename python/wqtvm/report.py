@@ -16,7 +16,7 @@ from .build import BuiltModule, Progress, build_module
 from .config import WinogradConfig
 from .planning import plan_network
 from .quantization import sqnr_db
-from .quantization.plan import Plan, algorithm_label
+from .quantization.plan import Plan
 from .runtime import cpu
 from .runtime.specs import check_inputs, is_torch, random_inputs
 from .target import TargetRecord, lookup
@@ -41,7 +41,7 @@ class LayerAccuracy:
     ----------
     name : the layer's.
     algorithm : "winograd", "sfc", "direct" or "float".
-    tile : outputs a tile edge; None unless "winograd" or "sfc".
+    label : what tables call the algorithm, such as "F(4,3)".
     local_db : SQNR in dB of this layer alone, given what the float network gives it; None in float.
     accumulated_db : SQNR in dB of this layer in the compiled network, all that comes before it
         included.
@@ -49,7 +49,7 @@ class LayerAccuracy:
 
     name: str
     algorithm: str
-    tile: int | None
+    label: str
     local_db: float | None
     accumulated_db: float
 
@@ -96,10 +96,9 @@ class AccuracyReport:
         width = max(map(len, ["layer", *names]))
         lines = [f"{'layer':<{width}}  {'algorithm':<12}  local dB  accumulated dB"]
         for layer in self.layers:
-            algorithm = algorithm_label(layer.algorithm, layer.tile)
             mark = "  <- worst" if layer == self.worst else ""
             lines.append(
-                f"{layer.name:<{width}}  {algorithm:<12}  "
+                f"{layer.name:<{width}}  {layer.label:<12}  "
                 f"{decibel(layer.local_db):>8}  {decibel(layer.accumulated_db):>14}{mark}"
             )
         lines += [
@@ -167,7 +166,7 @@ def accuracy_report(
         target=record.name,
         inputs=f"smooth noise, seed {seed}" if inputs is None else "given",
         layers=tuple(
-            LayerAccuracy(layer.name, layer.algorithm, layer.tile, local.get(layer.name), sqnr)
+            LayerAccuracy(layer.name, layer.algorithm, layer.label, local.get(layer.name), sqnr)
             for layer, sqnr in zip(plan.layers, accumulated, strict=True)
         ),
         outputs=tuple(

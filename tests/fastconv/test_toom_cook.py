@@ -7,7 +7,16 @@ from fractions import Fraction
 import pytest
 
 from wqtvm.errors import AlgorithmError
-from wqtvm.fastconv import NAMED_POINTS, as_matrix, direct, integer_matrix, toom_cook, winograd
+from wqtvm.fastconv import (
+    NAMED_POINTS,
+    as_matrix,
+    direct,
+    integer_matrix,
+    noise_gain_db,
+    search_points,
+    toom_cook,
+    winograd,
+)
 
 
 def test_f23_is_winograds_in_the_standard_normalisation() -> None:
@@ -30,6 +39,24 @@ def test_named_points(name: str, tile: int) -> None:
     assert algorithm.points == (*NAMED_POINTS[name][tile], "inf")
     # The integer rows are exact in int8, as precision "full" needs.
     assert integer_matrix(algorithm.b_t).largest <= 127
+
+
+@pytest.mark.parametrize("name", ["best", "lavin"])
+@pytest.mark.parametrize("tile", [2, 3, 4])
+def test_named_points_of_five_taps(name: str, tile: int) -> None:
+    algorithm = winograd(tile, name, r=5)
+    assert (algorithm.name, algorithm.n, algorithm.t) == (f"F({tile},5)", tile + 4, tile + 4)
+    # As many products as F(m + 2, 3), from the same points: the same input transform.
+    assert algorithm.b_t == winograd(tile + 2, name).b_t
+    assert integer_matrix(algorithm.b_t).largest <= 127
+
+
+@pytest.mark.parametrize(("tile", "gain"), [(2, 14.53), (3, 21.43), (4, 25.61)])
+def test_the_best_points_of_five_taps_are_those_of_the_search(tile: int, gain: float) -> None:
+    (found,) = search_points(tile, 5, count=1)
+    algorithm = winograd(tile, r=5)
+    assert set(found.points) == set(algorithm.points[:-1])
+    assert found.noise_gain_db == noise_gain_db(algorithm) == pytest.approx(gain, abs=0.005)
 
 
 @pytest.mark.parametrize("tile", [2, 3, 4, 5, 6])
@@ -80,7 +107,13 @@ def test_wrong_points_are_refused(points: tuple[int | str, ...], message: str) -
 def test_unknown_names_and_tiles_are_refused() -> None:
     with pytest.raises(AlgorithmError, match="points are 'chebyshev'; give one of lavin, best"):
         winograd(4, "chebyshev")
-    with pytest.raises(AlgorithmError, match="tile is 7; 'best' points exist for 2, 3, 4, 5, 6"):
+    with pytest.raises(AlgorithmError, match=r"tile is 7; 'best' .* F\(m,3\) exist for m of 2, 3"):
         winograd(7)
+    with pytest.raises(AlgorithmError, match=r"tile is 6; .* F\(m,5\) exist for m of 2, 3, 4"):
+        winograd(6, r=5)
+    with pytest.raises(AlgorithmError, match=r"F\(m,9\) exist for m of no tile"):
+        winograd(2, r=9)
+    with pytest.raises(AlgorithmError, match=r"F\(2,5\): 3 finite points are given; 5 are needed"):
+        winograd(2, (0, 1, -1), r=5)
     with pytest.raises(AlgorithmError, match="must be positive"):
         toom_cook(0, 3, (1,))

@@ -48,6 +48,39 @@ def test_odd_shapes(
 
 
 @pytest.mark.parametrize("target", X86)
+@pytest.mark.parametrize("precision", ["hadamard", "full"])
+@pytest.mark.parametrize(
+    ("tile", "taps", "shape", "out_channels", "padding"),
+    [
+        (1, 5, (1, 6, 10, 1), 3, 2),
+        (2, 5, (3, 7, 10, 17), 33, 0),
+        (2, 5, (1, 5, 5, 100), 1, 1),
+        (3, 5, (1, 9, 6, 33), 17, 2),
+        (4, 5, (1, 11, 13, 33), 17, 2),
+        (4, 5, (1, 14, 5, 3), 100, 3),
+        ((4, 2), 3, (1, 5, 9, 1), 33, 1),
+        ((4, 2), 3, (2, 10, 7, 100), 3, 0),
+        ((6, 4), 3, (1, 14, 15, 33), 17, 1),
+        ((2, 5), 3, (1, 3, 6, 17), 100, 2),
+        ((2, 4), 5, (1, 7, 10, 17), 33, 2),
+    ],
+)
+def test_five_taps_and_rectangles(
+    target: str,
+    precision: str,
+    tile: int | tuple[int, int],
+    taps: int,
+    shape: tuple[int, int, int, int],
+    out_channels: int,
+    padding: int,
+) -> None:
+    layer = make_layer(
+        target, shape, out_channels, precision=precision, padding=padding, tile=tile, taps=taps
+    )
+    assert_same_bits(layer.run()["output"], layer.reference().output)
+
+
+@pytest.mark.parametrize("target", X86)
 @pytest.mark.parametrize(
     "options",
     [
@@ -76,6 +109,11 @@ def test_odd_shapes(
         {"family": "sfc", "tile": 6},
         {"family": "sfc", "precision": "full", "steps": "tile", "scales": "row-norm"},
         {"family": "sfc", "precision": "full", "tile": 6},
+        {"tile": 2, "taps": 5, "group_size": 0},
+        {"tile": 4, "taps": 5, "precision": "full", "steps": "tile", "scales": "standard"},
+        {"tile": (2, 6), "group_size": 12},
+        {"tile": (3, 4), "precision": "full", "steps": "tile", "scales": "row-norm"},
+        {"family": "sfc", "tile": (6, 4), "precision": "full"},
     ],
     ids=lambda options: "-".join(f"{value}" for value in options.values()),
 )

@@ -101,6 +101,10 @@ def test_symbolic_fourier_convolutions(wqtvm: Run) -> None:
         (("learn_nets:net", "--random", "-o", "a.safetensors"), "give either a network"),
         (("--random", "--weights", "w", "-o", "a.safetensors"), "--random without --weights"),
         (("learn_nets:pointwise", "-o", "a.safetensors"), "Conv2d has no 3x3 convolution"),
+        (
+            ("learn_nets:net", "--kernel", "5", "-o", "a.safetensors"),
+            "has no 5x5 convolution",
+        ),
         (("learn_nets:net", "-o", "a.npz"), r"scales are saved as \*\.safetensors"),
         (("learn_nets:net", "--group-size", "3", "-o", "a.safetensors"), "group_size is 3"),
         (("learn_nets:net", "--weights", "w", "-o", "a.safetensors"), "weights w: there is no"),

@@ -131,8 +131,22 @@ def test_a_network_gives_its_plain_3x3_convolutions() -> None:
     found = eligible_weights(network)
     assert list(found) == ["0", "6.inner"]
     np.testing.assert_array_equal(found["0"], plain.weight.detach().numpy())
+    assert not eligible_weights(network, taps=5)
     made = learn_scales(network, winograd(2), iterations=1).provenance
     assert made.weights == "torch.nn.modules.container.Sequential, 2 layers"
+
+
+def test_kernels_of_five_have_scales_of_their_own() -> None:
+    five = nn.Conv2d(4, 5, 5)
+    network = nn.Sequential(nn.Conv2d(4, 4, 3), five)
+    np.testing.assert_array_equal(
+        eligible_weights(network, taps=5)["1"], five.weight.detach().numpy()
+    )
+    learned = learn_scales(network, winograd(2, r=5), iterations=20)
+    assert learned.provenance.algorithm == "F(2,5)"
+    assert learned.provenance.after_db >= learned.provenance.before_db
+    with pytest.raises(NotEligibleError, match=r"give \(output channels, input channels, 5, 5\)"):
+        learn_scales(weights(), winograd(2, r=5), iterations=1)
 
 
 def test_weights_may_be_tensors() -> None:

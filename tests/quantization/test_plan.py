@@ -38,6 +38,10 @@ DIRECT = replace(
     WINOGRAD, name="body.1", algorithm="direct", tile=None, points=None, precision="hadamard",
     group_size=0,
 )  # fmt: skip
+RECTANGLE = replace(
+    WINOGRAD, name="body.3", tile=(4, 2), weight_shape=(128, 64, 5, 5),
+    points=winograd(4, r=5).points, column_points=winograd(2, r=5).points,
+)  # fmt: skip
 SFC = replace(WINOGRAD, name="body.2", algorithm="sfc", tile=6, points=None)
 FLOAT = replace(
     WINOGRAD, name="down", stride=(2, 2), algorithm="float", tile=None, points=None,
@@ -57,6 +61,19 @@ def test_json_round_trip() -> None:
     layer = json.loads(PLAN.to_json())["layers"][2]
     assert layer["reason"] == "stride"
     assert layer["points"] is None
+
+
+def test_rectangles_travel_and_have_two_algorithms() -> None:
+    plan = Plan((RECTANGLE,))
+    (layer,) = Plan.from_json(plan.to_json()).layers
+    assert layer == RECTANGLE
+    rows, columns = winograd(4, r=5), winograd(2, r=5)
+    assert layer.bilinear_algorithms() == (rows, columns)
+    scales = correlated_scales(rows), correlated_scales(columns)
+    assert layer.scheme() == Scheme(rows, scales[0], "full", 32, "axis", "tap", columns, scales[1])
+    assert plan.rows()[0][3:5] == (
+        "F(4x2,5)", "0 1 -1 2 -2 1/2 -1/2 inf x 0 2/3 -2/3 3/2 -3/2 inf"
+    )  # fmt: skip
 
 
 def test_learned_scales_travel_in_the_plan() -> None:
@@ -104,8 +121,8 @@ def test_scheme_of_a_layer() -> None:
     assert WINOGRAD.scheme() == expected
     assert DIRECT.scheme().algorithm == direct(3)
     assert DIRECT.scheme().group_size == 0
-    assert SFC.scheme().algorithm == SFC.bilinear_algorithm() == sfc(6)
-    for method in (FLOAT.scheme, FLOAT.bilinear_algorithm):
+    assert SFC.scheme().algorithm == SFC.bilinear_algorithms()[0] == sfc(6)
+    for method in (FLOAT.scheme, FLOAT.bilinear_algorithms):
         with pytest.raises(NotEligibleError, match=r"layer down: .* float \(stride: stride is 2"):
             method()
 
@@ -115,6 +132,11 @@ def test_scheme_of_a_layer() -> None:
     [
         (WINOGRAD, {"algorithm": "fft"}, "algorithm is 'fft'; give one of winograd, sfc, direct"),
         (WINOGRAD, {"tile": None}, "tile is None; give an integer of at least 1"),
+        (WINOGRAD, {"tile": (4, 4)}, r"tile is \(4, 4\); give an integer .* or two that differ"),
+        (WINOGRAD, {"tile": (4, 2, 3)}, r"tile is \(4, 2, 3\); give an integer"),
+        (WINOGRAD, {"tile": (4, 2)}, "column_points is None; give the interpolation points of the"),
+        (WINOGRAD, {"column_points": ("0",)}, "column_points is .*; give None for a square tile"),
+        (RECTANGLE, {"scales": "mine", "s_b": (1.0,), "s_g": (1.0,)}, "scales is 'mine'; give one"),
         (WINOGRAD, {"points": ()}, r"points is \(\); give the interpolation points"),
         (WINOGRAD, {"input_shape": (1, 64, 56)}, "input_shape is .*; give 4 integers"),
         (WINOGRAD, {"stride": (0, 1)}, r"stride is \(0, 1\); give 2 integers of at least 1"),
@@ -126,6 +148,7 @@ def test_scheme_of_a_layer() -> None:
         (WINOGRAD, {"scales": None}, "scales is None"),
         (WINOGRAD, {"reason": "stride"}, "reason is 'stride'; give a Reason"),
         (DIRECT, {"tile": 4}, "tile is 4; give None for algorithm 'direct'"),
+        (SFC, {"tile": (4, 6)}, r"tile is \(4, 6\); give one of 4, 6"),
         (SFC, {"tile": 5}, "tile is 5; give one of 4, 6"),
         (SFC, {"tile": 4.0}, r"tile is 4\.0; give one of 4, 6"),
         (SFC, {"tile": None}, "tile is None; give one of 4, 6"),

@@ -26,14 +26,21 @@ from wqtvm.quantization.scheme import STEPS
 Rounding = Callable[[Fraction], np.float32]
 F32 = np.float32
 
+# Of the rows, and of the columns.
 ALGORITHMS = {
-    "F(1,3)": direct(),
-    "F(2,3)": winograd(2),
-    "F(3,3)": winograd(3),
-    "F(4,3) lavin": winograd(4, "lavin"),
-    "F(4,3)": winograd(4),
-    "F(5,3)": winograd(5),
-    "F(6,3)": winograd(6),
+    "F(1,3)": (direct(), direct()),
+    "F(2,3)": (winograd(2), winograd(2)),
+    "F(3,3)": (winograd(3), winograd(3)),
+    "F(4,3) lavin": (winograd(4, "lavin"), winograd(4, "lavin")),
+    "F(4,3)": (winograd(4), winograd(4)),
+    "F(5,3)": (winograd(5), winograd(5)),
+    "F(6,3)": (winograd(6), winograd(6)),
+    "F(4x2,3)": (winograd(4), winograd(2)),
+    "F(3x6,3)": (winograd(3), winograd(6)),
+    "F(1,5)": (direct(5), direct(5)),
+    "F(2,5)": (winograd(2, r=5), winograd(2, r=5)),
+    "F(4,5)": (winograd(4, r=5), winograd(4, r=5)),
+    "F(2x3,5)": (winograd(2, r=5), winograd(3, r=5)),
 }
 
 
@@ -41,13 +48,16 @@ def image(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def weight(outputs: int, channels: int) -> np.ndarray:
-    return image((outputs, channels, 3, 3), seed=1)
+def weight(outputs: int, channels: int, taps: int = 3) -> np.ndarray:
+    return image((outputs, channels, taps, taps), seed=1)
 
 
 def make(name: str, precision: str, group_size: int = 32, steps: str = "channel") -> Scheme:
-    algorithm = ALGORITHMS[name]
-    return Scheme(algorithm, correlated_scales(algorithm), precision, group_size, steps)
+    rows, columns = ALGORITHMS[name]
+    return Scheme(
+        rows, correlated_scales(rows), precision, group_size, steps, "tap",
+        columns, correlated_scales(columns),
+    )  # fmt: skip
 
 
 class Plain:
@@ -101,11 +111,11 @@ class Plain:
         return [range(c, min(c + size, channels)) for c in range(0, channels, size)]
 
     def products(self, v: np.ndarray, v_step: np.ndarray, weights: object) -> np.ndarray:
-        n, channels = v.shape[0], v.shape[-1]
+        rows, columns, channels = v.shape
         outputs = weights.u.shape[2]
-        m = np.zeros((n, n, outputs), np.float32)
-        for e in range(n):
-            for tap in range(n):
+        m = np.zeros((rows, columns, outputs), np.float32)
+        for e in range(rows):
+            for tap in range(columns):
                 for k in range(outputs):
                     total = F32(0)
                     for g, group in enumerate(self.groups(channels)):
@@ -151,14 +161,15 @@ class Plain:
         return out
 
     def hadamard(self, d: np.ndarray, weights: object) -> dict[str, np.ndarray]:
-        rows = [list(map(float, row)) for row in self.scheme.input_matrix.rows]
-        a_t = self.scheme.output_matrix.tolist()
+        axes = (self.scheme.row_axis, self.scheme.column_axis)
+        rows, columns = ([list(map(float, row)) for row in a.input_matrix.rows] for a in axes)
+        a_rows, a_columns = (axis.output_matrix.tolist() for axis in axes)
         b_d = self.columns(rows, d)
-        b_d_b = self.columns(rows, b_d.swapaxes(0, 1)).swapaxes(0, 1)
+        b_d_b = self.columns(columns, b_d.swapaxes(0, 1)).swapaxes(0, 1)
         v, v_step = self.quantize_by(b_d_b, "taps")
         m = self.products(v, v_step, weights)
-        a_m = self.columns(a_t, m)
-        y = self.columns(a_t, a_m.swapaxes(0, 1)).swapaxes(0, 1)
+        a_m = self.columns(a_rows, m)
+        y = self.columns(a_columns, a_m.swapaxes(0, 1)).swapaxes(0, 1)
         return {
             "b_d": b_d, "b_d_b": b_d_b, "v": v, "v_step": v_step, "m": m, "a_m": a_m, "y": y,
         }  # fmt: skip
@@ -173,29 +184,29 @@ class Plain:
     def full(self, d: np.ndarray, weights: object) -> dict[str, np.ndarray]:
         scheme = self.scheme
         tile, alone = scheme.steps == "tile", scheme.steps == "channel"
-        rows = np.array(scheme.input_matrix.rows)
-        rb = scheme.input_row_scale.astype(np.float32)
-        a_int, sa = scheme.output_integers
-        a_int = a_int.astype(int)
-        n = len(rows)
+        axes = (scheme.row_axis, scheme.column_axis)
+        rows, columns = (np.array(axis.input_matrix.rows) for axis in axes)
+        rb, cb = (axis.input_row_scale.astype(np.float32) for axis in axes)
+        (a_rows, row_step), (a_columns, column_step) = (axis.output_integers for axis in axes)
+        a_rows, a_columns = a_rows.astype(int), a_columns.astype(int)
         d_q, d_step = self.quantize_by(d, "tile" if tile else "columns", alone)
         sums = np.einsum("ei,ijc->ejc", rows, d_q)
-        step = np.array([d_step[0] * rb[e] for e in range(n)])
+        step = np.array([d_step[0] * scale for scale in rb])
         b_d_q, b_d_step = self.quantize_by(
             self.rescaled(sums, step), "tile" if tile else "rows", alone
         )
-        sums = np.einsum("vj,ejc->evc", rows, b_d_q)
-        step = np.array([[b_d_step[e, 0] * rb[v] for v in range(n)] for e in range(n)])
+        sums = np.einsum("vj,ejc->evc", columns, b_d_q)
+        step = np.array([[row[0] * scale for scale in cb] for row in b_d_step])
         v, v_step = self.quantize_by(self.rescaled(sums, step), "taps")
         m = self.products(v, v_step, weights)
         m_q, m_step = self.quantize_by(m, "tile" if tile else "columns", alone)
-        sums = np.einsum("ae,evk->avk", a_int, m_q)
-        step = np.array([m_step[0] * sa for _ in a_int])
+        sums = np.einsum("ae,evk->avk", a_rows, m_q)
+        step = np.array([m_step[0] * row_step for _ in a_rows])
         a_m_q, a_m_step = self.quantize_by(
             self.rescaled(sums, step), "tile" if tile else "rows", alone
         )
-        sums = np.einsum("bv,avk->abk", a_int, a_m_q)
-        step = np.array([[a_m_step[a, 0] * sa for _ in a_int] for a in range(len(a_int))])
+        sums = np.einsum("bv,avk->abk", a_columns, a_m_q)
+        step = np.array([[row[0] * column_step for _ in a_columns] for row in a_m_step])
         return {
             "d_q": d_q, "d_step": d_step[0], "b_d_q": b_d_q, "b_d_step": b_d_step[:, 0],
             "v": v, "v_step": v_step, "m": m, "m_q": m_q, "m_step": m_step[0],
@@ -203,7 +214,9 @@ class Plain:
         }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["F(1,3)", "F(2,3)", "F(4,3) lavin", "F(4,3)"])
+@pytest.mark.parametrize(
+    "name", ["F(1,3)", "F(2,3)", "F(4,3) lavin", "F(4,3)", "F(4x2,3)", "F(2x3,5)"]
+)
 @pytest.mark.parametrize(
     ("precision", "steps"), [("hadamard", "axis"), *(("full", steps) for steps in STEPS)]
 )
@@ -211,9 +224,10 @@ def test_stages_of_a_tile_are_the_definition_to_the_bit(
     round_to_float32: Rounding, name: str, precision: str, steps: str
 ) -> None:
     scheme = make(name, precision, group_size=4, steps=steps)
-    channels, tile = 6, scheme.algorithm.t  # groups of 4 and of 2
-    weights = quantize_weights(weight(5, channels), scheme)
-    stages = winograd_reference(image((1, tile, tile, channels)), weights, scheme, padding=0)
+    channels = 6  # groups of 4 and of 2
+    weights = quantize_weights(weight(5, channels, scheme.kernel), scheme)
+    x = image((1, *scheme.input_tile, channels))
+    stages = winograd_reference(x, weights, scheme, padding=0)
     plain = Plain(scheme, round_to_float32)
     expected = (plain.hadamard if precision == "hadamard" else plain.full)(stages.d[0], weights)
     for field, values in expected.items():
@@ -249,7 +263,10 @@ def test_odd_shapes(
     padding: int,
 ) -> None:
     scheme = make(name, precision)
-    x, w = image(shape), weight(outputs, shape[3])
+    x, w = image(shape), weight(outputs, shape[3], scheme.kernel)
+    if scheme.kernel == 5:
+        padding *= 2
+        x = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))  # room for five taps without padding
     stages = winograd_reference(x, quantize_weights(w, scheme), scheme, padding)
     expected = convolution(x, w, padding)
     assert stages.output.shape == expected.shape

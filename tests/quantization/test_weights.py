@@ -38,7 +38,7 @@ def test_shapes_and_padding(channels: int, group_size: int, groups: int, size: i
 def test_u_is_g_g_g_transposed(tile: int) -> None:
     source, used = weight(4, 40), scheme(tile=tile)
     quantized = quantize_weights(source, used)
-    matrix = used.weight_matrix
+    matrix = used.row_axis.weight_matrix
     exact = np.einsum("ei,kcij,vj->evkc", matrix, source.astype(np.float64), matrix)
     restored = (quantized.u * quantized.step[..., None]).reshape(*exact.shape[:3], -1)[..., :40]
     # Half a step each, and the float32 roundings of U and of the step.
@@ -50,7 +50,7 @@ def test_steps_of_precision_hadamard_hold_the_row_scales() -> None:
     source = weight(4, 8)
     used = scheme("hadamard")
     standard = Scheme(used.algorithm, standard_scales(used.algorithm), "full")
-    row_scale = np.array([float(scale) for scale in used.input_matrix.row_scale])
+    row_scale = np.array([float(scale) for scale in used.row_axis.input_matrix.row_scale])
     plain, scaled = quantize_weights(source, standard), quantize_weights(source, used)
     np.testing.assert_array_equal(plain.u, scaled.u)
     expected = plain.step.astype(np.float64) * row_scale[:, None, None, None]
@@ -80,3 +80,27 @@ def test_kernels_of_another_size_are_refused() -> None:
         quantize_weights(weight(4, 5, taps=5), scheme(), layer="head")
     five = direct(5)
     assert quantize_weights(weight(4, 5, 5), Scheme(five, standard_scales(five))).u.shape[0] == 5
+
+
+@pytest.mark.parametrize("precision", ["hadamard", "full"])
+@pytest.mark.parametrize(("rows", "columns", "taps"), [(4, 2, 3), (3, 6, 3), (2, 4, 5)])
+def test_rows_and_columns_may_have_algorithms_of_their_own(
+    precision: str, rows: int, columns: int, taps: int
+) -> None:
+    first, second = (winograd(tile, r=taps) for tile in (rows, columns))
+    used = Scheme(
+        first, row_norm_scales(first), precision,
+        column_algorithm=second, column_scales=row_norm_scales(second),
+    )  # fmt: skip
+    source = weight(3, 9, taps)
+    quantized = quantize_weights(source, used)
+    assert quantized.u.shape == (first.n, second.n, 3, 1, 32)
+    g, h = used.row_axis.weight_matrix, used.column_axis.weight_matrix
+    exact = np.einsum("ei,kcij,vj->evkc", g, source.astype(np.float64), h)
+    step = np.abs(exact).max(3, keepdims=True) / 127  # one group
+    assert np.all(np.abs(quantized.u[..., 0, :9] * step - exact) <= step * 0.501)
+    if precision == "hadamard":
+        step *= np.outer(used.row_axis.input_row_scale, used.column_axis.input_row_scale)[
+            :, :, None, None
+        ]
+    np.testing.assert_allclose(quantized.step, step, rtol=1e-6)

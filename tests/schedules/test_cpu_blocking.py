@@ -31,11 +31,15 @@ def blocking_of(record: TargetRecord) -> CpuBlocking:
 
 @st.composite
 def workloads(draw: st.DrawFn, record: TargetRecord) -> WinogradWorkload:
-    algorithm = ALGORITHMS[draw(st.sampled_from(list(ALGORITHMS)))]
+    algorithms = st.sampled_from(list(ALGORITHMS.values()))
+    rows, columns = draw(algorithms), draw(algorithms)
     precision = draw(st.sampled_from(["hadamard", "full"]))
     group_size = draw(st.sampled_from([0, 4, 12, 32, 64]))
     steps = draw(st.sampled_from(STEPS))
-    scheme = Scheme(algorithm, standard_scales(algorithm), precision, group_size, steps)
+    scheme = Scheme(
+        rows, standard_scales(rows), precision, group_size, steps, "tap",
+        columns, standard_scales(columns),
+    )  # fmt: skip
     channels = st.integers(1, 600)
     edge = st.integers(3, 130)
     batch = draw(st.integers(1, 4))
@@ -48,7 +52,7 @@ def bytes_of(blocking: CpuBlocking, work: WinogradWorkload, tiles: int) -> int:
     """What V and M of a block of tiles take."""
     panel = blocking.panel(work.scheme.precision, work.packed_channels, work.out_group_size)
     v = work.groups * work.group_size * np.dtype(work.dot.activation_dtype).itemsize
-    return tiles * work.scheme.algorithm.n**2 * (v + 4 * panel)
+    return tiles * math.prod(work.scheme.products) * (v + 4 * panel)
 
 
 @each_cpu

@@ -16,20 +16,25 @@ from wqtvm.target import TABLE, DotProduct, TargetRecord
 from wqtvm.topi.workload import WinogradWorkload, pack_weights
 
 ALGORITHMS = {tile: direct() if tile == 1 else winograd(tile) for tile in (1, 2, 3, 4, 6)}
+FIVE_TAPS = {tile: direct(5) if tile == 1 else winograd(tile, r=5) for tile in (1, 2, 4)}
 
 
 @st.composite
 def workloads(draw: st.DrawFn) -> WinogradWorkload:
     """Any layer, of any table's dot product, in any block of tiles."""
-    algorithm = ALGORITHMS[draw(st.sampled_from(list(ALGORITHMS)))]
+    algorithms = st.sampled_from(list(draw(st.sampled_from([ALGORITHMS, FIVE_TAPS])).values()))
+    rows, columns = draw(algorithms), draw(algorithms)
     precision = draw(st.sampled_from(["hadamard", "full"]))
     group_size = draw(st.sampled_from([0, 4, 12, 32, 64]))
-    scheme = Scheme(algorithm, standard_scales(algorithm), precision, group_size, "axis")
+    scheme = Scheme(
+        rows, standard_scales(rows), precision, group_size, "axis", "tap",
+        columns, standard_scales(columns),
+    )  # fmt: skip
     return WinogradWorkload(
         scheme,
         batch=draw(st.integers(1, 3)),
-        height=draw(st.integers(3, 40)),
-        width=draw(st.integers(3, 40)),
+        height=draw(st.integers(5, 40)),
+        width=draw(st.integers(5, 40)),
         in_channels=draw(st.integers(1, 100)),
         out_channels=draw(st.integers(1, 100)),
         padding=draw(st.integers(0, 1)),
@@ -40,13 +45,13 @@ def workloads(draw: st.DrawFn) -> WinogradWorkload:
 
 @given(work=workloads())
 def test_tiles_cover_the_output_and_no_more_than_a_block_beyond(work: WinogradWorkload) -> None:
-    m, r = work.scheme.algorithm.m, work.scheme.algorithm.r
+    (m_y, m_x), r = work.scheme.output_tile, work.scheme.kernel
     assert work.out_height == work.height + 2 * work.padding - (r - 1)
     assert work.out_width == work.width + 2 * work.padding - (r - 1)
     images, rows, columns = work.tile_shape
     assert images == work.batch
-    assert (work.tile_rows - 1) * m < work.out_height <= work.tile_rows * m
-    assert (work.tile_columns - 1) * m < work.out_width <= work.tile_columns * m
+    assert (work.tile_rows - 1) * m_y < work.out_height <= work.tile_rows * m_y
+    assert (work.tile_columns - 1) * m_x < work.out_width <= work.tile_columns * m_x
     for padded, tiles, block in (
         (rows, work.tile_rows, work.block[0]),
         (columns, work.tile_columns, work.block[1]),
@@ -64,10 +69,10 @@ def test_channels_are_padded_to_groups_and_vectors(work: WinogradWorkload) -> No
         assert work.groups == work.out_groups == 1
     assert work.out_channels <= work.packed_channels < work.out_channels + work.dot.lanes
     assert work.packed_channels % work.dot.lanes == 0
-    n = work.scheme.algorithm.n
-    values = n * n * work.packed_channels * work.groups * work.group_size
+    rows, columns = work.scheme.products
+    values = rows * columns * work.packed_channels * work.groups * work.group_size
     assert math.prod(work.packed_shape) == values
-    assert work.step_shape == (n, n, work.groups, work.packed_channels)
+    assert work.step_shape == (rows, columns, work.groups, work.packed_channels)
 
 
 def test_sizes_of_a_known_layer() -> None:
@@ -84,8 +89,7 @@ def test_sizes_of_a_known_layer() -> None:
 
 def random_weights(work: WinogradWorkload, seed: int = 0) -> QuantizedWeights:
     rng = np.random.default_rng(seed)
-    n = work.scheme.algorithm.n
-    shape = (n, n, work.out_channels, work.groups, work.group_size)
+    shape = (*work.scheme.products, work.out_channels, work.groups, work.group_size)
     u = rng.integers(-127, 127, shape, endpoint=True).astype(np.int8)
     u.reshape(*shape[:3], -1)[..., work.in_channels :] = 0
     step = rng.random(shape[:4], np.float32) + np.float32(0.1)

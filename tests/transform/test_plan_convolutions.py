@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from wqtvm.config import WinogradConfig
 from wqtvm.errors import AlgorithmError, ArtefactMissingFileError, ConfigError
-from wqtvm.fastconv import winograd
+from wqtvm.fastconv import correlated_scales, winograd
 from wqtvm.frontend import from_torch
 from wqtvm.learning import shipped_scales
 from wqtvm.learning.learn import learn_scales
@@ -39,8 +40,11 @@ def only_layer(convolution: nn.Module, config: WinogradConfig = DEFAULT) -> Laye
     ("convolution", "reason", "detail"),
     [
         (nn.Conv2d(8, 4, 1), Reason.KERNEL_SIZE, "1x1"),
-        (nn.Conv2d(8, 4, 5), Reason.KERNEL_SIZE, "5x5"),
+        (nn.Conv2d(8, 4, 7), Reason.KERNEL_SIZE, "7x7"),
         (nn.Conv2d(8, 4, (1, 3)), Reason.KERNEL_SIZE, "1x3"),
+        (nn.Conv2d(8, 4, (5, 3)), Reason.KERNEL_SIZE, "5x3"),
+        (nn.Conv2d(8, 4, 5, stride=2), Reason.STRIDE, "2x2"),
+        (nn.Conv2d(8, 4, 5, padding=(2, 0)), Reason.PADDING, "differs between edges"),
         (nn.Conv2d(8, 4, 3, stride=2), Reason.STRIDE, "2x2"),
         (nn.Conv2d(8, 4, 3, dilation=2), Reason.DILATION, "2x2"),
         (nn.Conv2d(8, 8, 3, groups=8), Reason.GROUPS, "8 groups"),
@@ -70,6 +74,77 @@ def test_an_eligible_convolution_gets_what_is_configured() -> None:
     assert layer.weight_shape == (4, 8, 3, 3)
     assert layer.points is not None
     assert layer.points[-1] == "inf"
+
+
+@pytest.mark.parametrize(
+    ("tile", "planned", "points"), [(None, 2, 4), (2, 2, 4), (3, 3, 5), (4, 4, 6)]
+)
+@pytest.mark.parametrize("padding", [0, 1, 2, 3])
+def test_kernels_of_five_are_eligible(
+    tile: int | None, planned: int, points: int, padding: int
+) -> None:
+    layer = only_layer(nn.Conv2d(8, 4, 5, padding=padding), WinogradConfig(tile=tile))
+    assert (layer.algorithm, layer.tile, layer.label) == ("winograd", planned, f"F({planned},5)")
+    assert layer.reason is Reason.ELIGIBLE
+    assert layer.points == winograd(points).points  # of F(m + 2, 3)
+    assert layer.scheme().name == f"F({planned},5)"
+
+
+class TwoSizes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.three, self.five = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.five(self.three(x))
+
+
+@pytest.mark.parametrize(
+    ("config", "detail"),
+    [
+        (WinogradConfig(tile=6), r"tile is 6; 'best' points of F(m,5) exist for m of 2, 3, 4"),
+        (WinogradConfig(tile=(2, 5)), "tile is 5; 'best' points of F(m,5)"),
+        (WinogradConfig(tile=2, points=("0", "1", "-1")), "F(2,5): 3 finite points are given; 5"),
+        (WinogradConfig(algorithm="sfc"), "SFC is for 3 taps of a kernel, not for 5"),
+        (
+            WinogradConfig(tile=4, precision="full", scales="learned"),
+            "scales are 'learned', but none come with wqtvm for F(4,5)",
+        ),
+    ],
+)
+def test_a_kernel_without_an_algorithm_stays_float_where_another_has_one(
+    config: WinogradConfig, detail: str
+) -> None:
+    three, five = plan(TwoSizes(), config, (1, 8, 12, 12)).layers
+    assert (three.algorithm, three.reason) == (config.algorithm, Reason.ELIGIBLE)
+    assert (five.algorithm, five.reason) == ("float", Reason.NO_ALGORITHM)
+    assert detail in five.detail
+    with pytest.raises((AlgorithmError, ConfigError), match=re.escape(detail)):
+        only_layer(nn.Conv2d(8, 4, 5), config)
+
+
+def test_default_tiles_and_one_for_both() -> None:
+    by_default = plan(TwoSizes(), WinogradConfig(), (1, 8, 12, 12)).layers
+    assert [layer.label for layer in by_default] == ["F(4,3)", "F(2,5)"]
+    four = plan(TwoSizes(), WinogradConfig(tile=4), (1, 8, 12, 12)).layers
+    assert [layer.label for layer in four] == ["F(4,3)", "F(4,5)"]
+    direct = plan(TwoSizes(), WinogradConfig(algorithm="direct"), (1, 8, 12, 12)).layers
+    assert [layer.scheme().name for layer in direct] == ["F(1,3)", "F(1,5)"]
+
+
+def test_a_tile_may_be_a_rectangle() -> None:
+    layer = only_layer(nn.Conv2d(8, 4, 3), WinogradConfig(tile=(4, 2), precision="full"))
+    assert (layer.tile, layer.label) == ((4, 2), "F(4x2,3)")
+    assert (layer.points, layer.column_points) == (winograd(4).points, winograd(2).points)
+    scheme = layer.scheme()
+    assert (scheme.output_tile, scheme.products) == ((4, 2), (6, 4))
+    assert scheme.row_axis.scales == correlated_scales(winograd(4))
+    assert scheme.column_axis.scales == correlated_scales(winograd(2))
+    square = only_layer(nn.Conv2d(8, 4, 3), WinogradConfig(tile=(4, 4)))
+    assert square == only_layer(nn.Conv2d(8, 4, 3), WinogradConfig(tile=4))
+    learned = WinogradConfig(tile=(4, 2), precision="full", scales="learned")
+    with pytest.raises(ConfigError, match=r"tile is \(4, 2\); a tile that is no square takes one"):
+        only_layer(nn.Conv2d(8, 4, 3), learned)
 
 
 def test_learned_scales_are_read_from_their_file(tmp_path: Path) -> None:

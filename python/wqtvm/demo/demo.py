@@ -132,7 +132,7 @@ def demonstrate(
 
 def label(config: WinogradConfig) -> str:
     """Return what tables call the network compiled with a configuration."""
-    algorithm = algorithm_label(config.algorithm, config.tile)
+    algorithm = algorithm_label(config.algorithm, config.tile_of(3))
     tiled = config.algorithm in ("winograd", "sfc")
     return f"wqtvm {algorithm} {config.precision}" if tiled else f"wqtvm {algorithm}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .bilinear import BilinearAlgorithm, Matrix, Rational, as_matrix, rescaled
+from .families import KERNELS, bilinear_algorithm
 from .rows import IntegerMatrix, RowOps, evaluate_row, integer_matrix
 from .scales import (
     CORRELATION,
@@ -21,6 +22,7 @@ from .toom_cook import INFINITY, NAMED_POINTS, direct, toom_cook, winograd
 __all__ = [
     "CORRELATION",
     "INFINITY",
+    "KERNELS",
     "NAMED_POINTS",
     "SCALE_RULES",
     "SFC_TILES",
@@ -32,6 +34,7 @@ __all__ = [
     "RowOps",
     "ScaleSet",
     "as_matrix",
+    "bilinear_algorithm",
     "correlated_scales",
     "direct",
     "evaluate_row",

@@ -17,8 +17,10 @@ from .matrices import inverse, transposed
 INFINITY = "inf"
 KERNEL_TAPS = 3
 
-# Finite points; infinity is always the last. Points come in pairs p, -p beside each other, so that
-# two rows of B^T share their even and odd halves.
+# Finite points of F(m, 3) by m; infinity is always the last. Points come in pairs p, -p beside each
+# other, so that two rows of B^T share their even and odd halves. F(m, r) takes those of
+# F(m + r - 3, 3), which has as many products, hence the same B^T: of F(2, 5), F(3, 5) and F(4, 5),
+# too, the points "best" are what search_points finds for white inputs.
 NAMED_POINTS: dict[str, dict[int, tuple[str, ...]]] = {
     # Lavin and Gray's, which every library uses.
     "lavin": {
@@ -72,8 +74,10 @@ def toom_cook(m: int, r: int, points: Sequence[Rational]) -> BilinearAlgorithm:
     )
 
 
-def winograd(tile: int, points: str | Sequence[Rational] = "best") -> BilinearAlgorithm:
-    """F(tile, 3) from named points ("best" or "lavin") or from tile + 1 finite points.
+def winograd(
+    tile: int, points: str | Sequence[Rational] = "best", r: int = KERNEL_TAPS
+) -> BilinearAlgorithm:
+    """F(tile, r) from named points ("best" or "lavin") or from tile + r - 2 finite points.
 
     Raises
     ------
@@ -85,13 +89,15 @@ def winograd(tile: int, points: str | Sequence[Rational] = "best") -> BilinearAl
             raise AlgorithmError(
                 f"points are {points!r}; give one of {', '.join(NAMED_POINTS)}, or numbers"
             )
-        table = NAMED_POINTS[points]
+        more = r - KERNEL_TAPS
+        table = {m - more: named for m, named in NAMED_POINTS[points].items() if m - more > 1}
         if tile not in table:
             raise AlgorithmError(
-                f"tile is {tile}; {points!r} points exist for {', '.join(map(str, table))}"
+                f"tile is {tile}; {points!r} points of F(m,{r}) exist for m of "
+                f"{', '.join(map(str, table)) or 'no tile'}"
             )
         points = table[tile]
-    return toom_cook(tile, KERNEL_TAPS, points)
+    return toom_cook(tile, r, points)
 
 
 def direct(r: int = KERNEL_TAPS) -> BilinearAlgorithm:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from ..config import NAMED_POINTS, STEPS, TILES, WinogradConfig
+from ..config import DEFAULT_TILES, NAMED_POINTS, STEPS, TILES, WinogradConfig
 from ..errors import ConfigError
+from ..fastconv import KERNELS
 from ..options import common
 from .learned import DEFAULT_RHO, NOISES, OPTIMIZERS, check_destination
 
@@ -41,9 +42,16 @@ Examples:
 @click.option(
     "--tile",
     type=click.Choice([str(tile) for tile in TILES]),
-    default=str(WinogradConfig.tile),
+    default=str(DEFAULT_TILES[3]),
     show_default=True,
-    help="Outputs a tile edge, m of F(m, 3); 4 or 6 for sfc.",
+    help="Outputs a tile edge, m of F(m, 3) or F(m, 5); 4 or 6 for sfc.",
+)
+@click.option(
+    "--kernel",
+    type=click.Choice([str(taps) for taps in KERNELS]),
+    default=str(KERNELS[0]),
+    show_default=True,
+    help="Taps of the kernels' edge; one set of scales is for one size.",
 )
 @click.option(
     "--points",
@@ -103,6 +111,7 @@ def learn_scales_command(
     weights: Path | None,
     algorithm: str,
     tile: str,
+    kernel: str,
     points: str,
     noise: str,
     rho: float,
@@ -119,9 +128,9 @@ def learn_scales_command(
 ) -> None:
     """Learn the scales of one algorithm for precision full, on noise and a network's weights.
 
-    One set serves all 3x3 convolutions of the network, unless --per-layer asks for more; no images
-    are needed. Ctrl-C ends it with the best scales so far. Judge the result by `wqtvm report` on
-    real inputs.
+    One set serves all 3x3 convolutions of the network, or all 5x5, unless --per-layer asks for
+    more; no images are needed. Ctrl-C ends it with the best scales so far. Judge the result by
+    `wqtvm report` on real inputs.
     """
     check_destination(output, overwrite)
     if (factory is None) != use_random or (use_random and weights is not None):
@@ -134,11 +143,11 @@ def learn_scales_command(
     )
     from .. import console
     from ..factory import load_weights, make_model
-    from ..fastconv import sfc, winograd
+    from ..fastconv import bilinear_algorithm
     from .learn import learn_scales
     from .noise import Noise
 
-    fast = sfc(config.tile) if algorithm == "sfc" else winograd(config.tile, config.points)
+    fast = bilinear_algorithm(algorithm, int(tile), config.points, int(kernel))
     described = f"{fast.name} with points {', '.join(fast.points)}" if fast.points else fast.name
     model = None if factory is None else make_model(factory)
     if model is not None and weights is not None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..quantization.arithmetic import LARGEST, ZERO_BELOW, round_up
-from ..quantization.scheme import SHARED_AXES, Scheme
+from ..quantization.scheme import SHARED_AXES, Axis, Scheme
 from ..quantization.weights import transform_weights
 
 _LARGEST_OUTPUT_INTEGER = 2**15 - 1
@@ -55,7 +55,6 @@ class Layer:
     """
 
     def __init__(self, weight: NDArray[np.floating], scheme: Scheme) -> None:
-        algorithm = scheme.algorithm
         self.channels = weight.shape[1]
         self._outputs = weight.shape[0]
         self._input_group = scheme.channels_per_group(self.channels)
@@ -63,12 +62,10 @@ class Layer:
         self._shared_axes = SHARED_AXES[scheme.steps]
         self._filter_steps = scheme.weight_steps == "filter"
         self._weight = torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32))
-        g = np.asarray(algorithm.g, dtype=np.float64)
-        self._u = _split(torch.from_numpy(transform_weights(weight, g)), self._input_group)
-        rows = scheme.input_matrix
-        self._rows = torch.tensor(rows.rows, dtype=torch.float32)
-        self._row_scale = torch.tensor([float(x) for x in rows.row_scale], dtype=torch.float64)
-        self._a_t = torch.from_numpy(np.asarray(algorithm.a_t, dtype=np.float64))
+        axes = (scheme.row_axis, scheme.column_axis)
+        g = (np.asarray(axis.algorithm.g, dtype=np.float64) for axis in axes)
+        self._u = _split(torch.from_numpy(transform_weights(weight, *g)), self._input_group)
+        self._row_axis, self._column_axis = map(_Matrices, axes)
 
     def exact(self, d: Tensor) -> Tensor:
         """Convolve tiles (p, i, j, c) directly, to (p, a, b, k)."""
@@ -80,42 +77,66 @@ class Layer:
         noise = (self(d, s_b, s_g).y - exact).square().sum()
         return 10 * torch.log10(exact.square().sum() / noise)
 
-    def __call__(self, d: Tensor, s_b: Tensor, s_g: Tensor) -> Emulated:
+    def __call__(
+        self,
+        d: Tensor,
+        s_b: Tensor,
+        s_g: Tensor,
+        column_s_b: Tensor | None = None,
+        column_s_g: Tensor | None = None,
+    ) -> Emulated:
         """Convolve tiles.
 
         Parameters
         ----------
         d : float32 (p, i, j, c).
         s_b, s_g : float64 (n,), the diagonals of S_B and S_G.
+        column_s_b, column_s_g : those of the columns, if the tile is no square.
         """
         first, second = self._shared_axes
-        row_scale = (s_b * self._row_scale).float()
+        if column_s_b is None or column_s_g is None:
+            column_s_b, column_s_g = s_b, s_g
+        rows, columns = self._row_axis, self._column_axis
+        row_scale = (s_b * rows.row_scale).float()
+        column_scale = (column_s_b * columns.row_scale).float()
         d_q, d_step = quantize(_split(d, self._input_group), first)
-        sums = torch.einsum("ei,pijgs->pejgs", self._rows, d_q)
+        sums = torch.einsum("ei,pijgs->pejgs", rows.integers, d_q)
         b_d, b_d_step = quantize(sums * (d_step * row_scale[:, None, None, None]), second)
-        sums = torch.einsum("vj,pejgs->pevgs", self._rows, b_d)
-        v, v_step = quantize(sums * (b_d_step * row_scale[:, None, None]), (4,))
+        sums = torch.einsum("vj,pejgs->pevgs", columns.integers, b_d)
+        v, v_step = quantize(sums * (b_d_step * column_scale[:, None, None]), (4,))
 
-        u = (self._u * (s_g[:, None, None, None, None] * s_g[:, None, None, None])).float()
+        scales = s_g[:, None, None, None, None] * column_s_g[:, None, None, None]
+        u = (self._u * scales).float()
         u_q, u_step = quantize(u, (0, 1, 4) if self._filter_steps else (4,))
         m = torch.einsum("pevgs,evkgs->pevk", v * v_step, u_q * u_step)
 
-        a_int, a_step = self._output_integers(s_b, s_g)
+        a_rows, a_row_step = rows.output_integers(s_b, s_g)
+        a_columns, a_column_step = columns.output_integers(column_s_b, column_s_g)
         m_q, m_step = quantize(_split(m, self._output_group), first)
-        sums = torch.einsum("ae,pevhs->pavhs", a_int, m_q)
-        a_m, a_m_step = quantize(sums * (m_step * a_step), second)
-        sums = torch.einsum("bv,pavhs->pabhs", a_int, a_m)
-        y = sums * (a_m_step * a_step)
+        sums = torch.einsum("ae,pevhs->pavhs", a_rows, m_q)
+        a_m, a_m_step = quantize(sums * (m_step * a_row_step), second)
+        sums = torch.einsum("bv,pavhs->pabhs", a_columns, a_m)
+        y = sums * (a_m_step * a_column_step)
         return Emulated(v, self._join(m_q), self._join(a_m), self._join(y))
 
-    def _output_integers(self, s_b: Tensor, s_g: Tensor) -> tuple[Tensor, Tensor]:
+    def _join(self, values: Tensor) -> Tensor:
+        return values.flatten(-2)[..., : self._outputs]
+
+
+class _Matrices:
+    """B^T, as integers and row scales, and A^T of one axis."""
+
+    def __init__(self, axis: Axis) -> None:
+        matrix = axis.input_matrix
+        self.integers = torch.tensor(matrix.rows, dtype=torch.float32)
+        self.row_scale = torch.tensor([float(x) for x in matrix.row_scale], dtype=torch.float64)
+        self._a_t = torch.from_numpy(np.asarray(axis.algorithm.a_t, dtype=np.float64))
+
+    def output_integers(self, s_b: Tensor, s_g: Tensor) -> tuple[Tensor, Tensor]:
         """A^T S_A rounded to 16 bits, and its step."""
         scaled = self._a_t / (s_b * s_g)
         step = scaled.abs().amax() / _LARGEST_OUTPUT_INTEGER
         return _round(scaled / step).float(), step.float()
-
-    def _join(self, values: Tensor) -> Tensor:
-        return values.flatten(-2)[..., : self._outputs]
 
 
 def quantize(values: Tensor, shared: tuple[int, ...]) -> tuple[Tensor, Tensor]:

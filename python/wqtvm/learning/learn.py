@@ -46,7 +46,6 @@ _FALLS = 3  # of the learning rate, by _FALL, after the last of which learning e
 _FALL = 0.3
 _LEAST_GAIN_DB = 0.002
 _RANDOM_LAYERS, _RANDOM_CHANNELS = 4, 128
-_TAPS = 3
 
 
 def learn_scales(
@@ -74,9 +73,10 @@ def learn_scales(
 
     Parameters
     ----------
-    model_or_weights : a network, of which all plain 3x3 convolutions are used; or weights by the
-        layers' names, float (output channel, input channel, 3, 3); None for Gaussian weights.
-    algorithm : of three taps: any of fastconv.winograd or fastconv.sfc.
+    model_or_weights : a network, of which all plain convolutions with kernels of the algorithm's
+        size are used; or weights by the layers' names, float (output channel, input channel, r, r);
+        None for Gaussian weights.
+    algorithm : any of fastconv.winograd or fastconv.sfc, for tiles that are square.
     noise : the inputs.
     steps, group_size, weight_steps : as in WinogradConfig.
     optimizer : "sgd" or "adam", of the scales' logarithms.
@@ -109,8 +109,9 @@ def learn_scales(
         raise ConfigError(f"learning_rate is {rate}; give a positive number")
     start = noise.closed_form(algorithm)
     scheme = Scheme(algorithm, start, "full", group_size, steps, weight_steps)
-    described, weights = _weights(model_or_weights, seed)
-    layers = {name: Layer(weight, scheme) for name, weight in _checked(weights).items()}
+    described, weights = _weights(model_or_weights, seed, algorithm.r)
+    checked = _checked(weights, algorithm.r)
+    layers = {name: Layer(weight, scheme) for name, weight in checked.items()}
     sets: dict[str, ScaleSet] = {}
     with _one_thread():
         runs = 1 + per_layer * len(layers)
@@ -160,8 +161,8 @@ def learn_scales(
     )
 
 
-def eligible_weights(model: nn.Module) -> dict[str, NDArray[np.float32]]:
-    """Weights of all 3x3 convolutions without stride, dilation or groups, by name.
+def eligible_weights(model: nn.Module, taps: int = 3) -> dict[str, NDArray[np.float32]]:
+    """Weights of all taps x taps convolutions without stride, dilation or groups, by name.
 
     A layer whose weights are all zero teaches nothing, and is left out.
     """
@@ -169,7 +170,7 @@ def eligible_weights(model: nn.Module) -> dict[str, NDArray[np.float32]]:
         name: module.weight.detach().float().cpu().numpy()
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
-        and module.kernel_size == (_TAPS, _TAPS)
+        and module.kernel_size == (taps, taps)
         and module.stride == (1, 1)
         and module.dilation == (1, 1)
         and module.groups == 1
@@ -177,10 +178,10 @@ def eligible_weights(model: nn.Module) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def random_weights(seed: int) -> dict[str, NDArray[np.float32]]:
+def random_weights(seed: int, taps: int = 3) -> dict[str, NDArray[np.float32]]:
     """Gaussian weights of a few layers, for scales that serve any network."""
     rng = np.random.default_rng(seed)
-    shape = (_RANDOM_CHANNELS, _RANDOM_CHANNELS, _TAPS, _TAPS)
+    shape = (_RANDOM_CHANNELS, _RANDOM_CHANNELS, taps, taps)
     return {
         f"random.{i}": rng.standard_normal(shape, dtype=np.float32) for i in range(_RANDOM_LAYERS)
     }
@@ -308,18 +309,20 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _weights(model_or_weights: nn.Module | Weights | None, seed: int) -> tuple[str, Weights]:
+def _weights(
+    model_or_weights: nn.Module | Weights | None, seed: int, taps: int
+) -> tuple[str, Weights]:
     """What to call the weights, and the weights."""
     if model_or_weights is None:
         shape = f"{_RANDOM_CHANNELS} to {_RANDOM_CHANNELS} channels"
-        return f"{_RANDOM_LAYERS} random layers, {shape}", random_weights(seed)
+        return f"{_RANDOM_LAYERS} random layers, {shape}", random_weights(seed, taps)
     if isinstance(model_or_weights, nn.Module):
         kind = type(model_or_weights)
-        found = eligible_weights(model_or_weights)
+        found = eligible_weights(model_or_weights, taps)
         if not found:
             raise NotEligibleError(
-                f"{kind.__name__} has no 3x3 convolution without stride, dilation or groups; "
-                "learn on random weights (None, or --random) instead"
+                f"{kind.__name__} has no {taps}x{taps} convolution without stride, dilation or "
+                "groups; learn on random weights (None, or --random) instead"
             )
         return f"{kind.__module__}.{kind.__qualname__}, {len(found)} layers", found
     if not model_or_weights:
@@ -327,13 +330,13 @@ def _weights(model_or_weights: nn.Module | Weights | None, seed: int) -> tuple[s
     return f"{len(model_or_weights)} layers as given", model_or_weights
 
 
-def _checked(weights: Weights) -> dict[str, NDArray[np.floating]]:
+def _checked(weights: Weights, taps: int) -> dict[str, NDArray[np.floating]]:
     arrays = {name: np.asarray(weight) for name, weight in weights.items()}
     for name, weight in arrays.items():
-        if weight.ndim != 4 or weight.shape[2:] != (_TAPS, _TAPS) or not weight.size:
+        if weight.ndim != 4 or weight.shape[2:] != (taps, taps) or not weight.size:
             raise NotEligibleError(
                 f"layer {name}: weight has shape {weight.shape}; "
-                "give (output channels, input channels, 3, 3)"
+                f"give (output channels, input channels, {taps}, {taps})"
             )
         if not np.isfinite(weight).all():
             raise NonFiniteError(

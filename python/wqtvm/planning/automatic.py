@@ -25,7 +25,7 @@ from tvm import ir
 from ..config import WinogradConfig
 from ..emulation import EmulatedConvolution
 from ..errors import ConfigError, InputMismatchError, NonFiniteError
-from ..quantization.plan import LayerPlan, Plan, Reason, algorithm_label
+from ..quantization.plan import LayerPlan, Plan, Reason
 from ..runtime.specs import is_torch, random_inputs
 from ..tensor_spec import TensorSpec
 from ..transform.plan_convolutions import plan_convolutions
@@ -294,7 +294,7 @@ def _explained(
 
 def _label(candidate: Candidate) -> str:
     layer = candidate.layer
-    return f"{algorithm_label(layer.algorithm, layer.tile)} group {layer.group_size}"
+    return f"{layer.label} group {layer.group_size}"
 
 
 def _budget(

@@ -1,22 +1,25 @@
 """What a layer may become, and what that costs.
 
-Costs are in int8 multiplications of a direct convolution's output and input channel, of which that
-has nine. They stand for time until somebody measures time.
+Costs are in int8 multiplications of an output and input channel, of which a direct convolution of
+3x3 has nine. They stand for time until somebody measures time.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import product
 
 from ..config import WinogradConfig
 from ..errors import AlgorithmError, ConfigError
-from ..fastconv import SCALE_RULES, BilinearAlgorithm, direct, sfc, winograd
+from ..fastconv import SCALE_RULES, Matrix, bilinear_algorithm
 from ..learning import resolve_scales
 from ..quantization.plan import LayerPlan, Reason
-from ..quantization.scheme import PRECISIONS
+from ..quantization.scheme import PRECISIONS, Scheme
 
-_WINOGRAD_TILES = (6, 4, 2)
+Tile = int | tuple[int, int]
+
+_WINOGRAD_TILES = {3: (6, 4, 2), 5: (4, 3, 2)}  # offered always, by the taps of a kernel's edge
 _SFC_TILES = (6, 4)
 _FINE_GROUP = 16  # a smaller group, for layers that need it: one 16-byte vector of int8
 # A float operation of a transform takes the time of so many int8 products: its vectors hold a
@@ -54,8 +57,8 @@ def candidates(layer: LayerPlan, config: WinogradConfig) -> list[Candidate]:
     groups = {config.group_size}
     if layer.weight_shape[1] > _FINE_GROUP and not 0 < config.group_size <= _FINE_GROUP:
         groups.add(_FINE_GROUP)
-    choices: list[tuple[str, int | None]] = [("direct", None)]
-    choices += [("winograd", tile) for tile in _WINOGRAD_TILES]
+    choices: list[tuple[str, Tile | None]] = [("direct", None)]
+    choices += [("winograd", tile) for tile in _winograd_tiles(layer)]
     choices += [("sfc", tile) for tile in _SFC_TILES]
     for algorithm, tile in choices:
         for precision in precisions:
@@ -71,18 +74,59 @@ def as_float(layer: LayerPlan) -> LayerPlan:
     """The same layer, computed in float to keep the budget."""
     return replace(
         layer, algorithm="float", tile=None, points=None, precision=None, group_size=None,
-        scales=None, steps=None, weight_steps=None, s_b=None, s_g=None, reason=Reason.BUDGET,
+        scales=None, steps=None, weight_steps=None, s_b=None, s_g=None, column_points=None,
+        reason=Reason.BUDGET,
     )  # fmt: skip
+
+
+def _winograd_tiles(layer: LayerPlan) -> list[Tile]:
+    """Tiles for a layer: the usual squares, and others where they suit its size.
+
+    A larger tile loses more accuracy. So another is worth a measurement where it takes fewer
+    products, tiles that stand over the edge included, than the next larger usual one, and no
+    smaller one takes as few; a rectangle, besides, where it takes fewer than either square of its
+    edges: one of them suits the rows, the other the columns.
+    """
+    _, _, *size = layer.output_shape
+    taps = layer.weight_shape[2]
+    usual = _WINOGRAD_TILES[taps]
+    edges = range(2, max(usual) + 1)
+    products = {
+        tile: math.prod(_products(s, e, e + taps - 1) for s, e in zip(size, tile, strict=True))
+        for tile in product(edges, edges)
+    }
+
+    def suits(tile: tuple[int, int]) -> bool:
+        larger = min(edge for edge in usual if edge >= max(tile))
+        for other, count in products.items():
+            if other == tile:
+                continue
+            within = other[0] <= tile[0] and other[1] <= tile[1]
+            square = other[0] == other[1] and other[0] in (*tile, larger)
+            if (within or square) and count <= products[tile]:
+                return False
+        return True
+
+    others = [tile for tile in products if tile[0] not in usual or tile[0] != tile[1]]
+    wanted = [tile for tile in others if suits(tile)]
+    return [*usual, *(a if a == b else (a, b) for a, b in wanted)]
+
+
+def _products(size: int, edge: int, n: int) -> int:
+    """Products along an axis of so many outputs, in tiles of so many outputs and n products."""
+    return math.ceil(size / edge) * n
 
 
 def multiplications(layer: LayerPlan) -> float:
     """Multiplications per output and input channel, those of outputs outside the image included."""
     if layer.algorithm == "float":
         return float(layer.weight_shape[2] * layer.weight_shape[3])
-    algorithm = layer.bilinear_algorithm()
-    _, _, rows, columns = layer.output_shape
-    covered = math.ceil(rows / algorithm.m) * math.ceil(columns / algorithm.m) * algorithm.m**2
-    return float(algorithm.multiplications_per_output) * covered / (rows * columns)
+    _, _, *size = layer.output_shape
+    products = math.prod(
+        _products(edge, algorithm.m, algorithm.n)
+        for edge, algorithm in zip(size, layer.bilinear_algorithms(), strict=True)
+    )
+    return products / math.prod(size)
 
 
 def cost(layer: LayerPlan) -> float:
@@ -92,58 +136,61 @@ def cost(layer: LayerPlan) -> float:
         return count * _FLOAT_PRODUCT
     outputs, inputs = layer.weight_shape[:2]
     scheme = layer.scheme()
-    algorithm = scheme.algorithm
     scaling = count / min(scheme.channels_per_group(inputs), inputs)
-    waste = count / float(algorithm.multiplications_per_output)
-    transforms = waste * _transforms(algorithm, inputs, outputs)
+    waste = count * math.prod(scheme.output_tile) / math.prod(scheme.products)
+    transforms = waste * _transforms(scheme, inputs, outputs)
     return count + _FLOAT_OPERATION * (scaling + transforms)
 
 
-def _transforms(algorithm: BilinearAlgorithm, inputs: int, outputs: int) -> float:
+def _transforms(scheme: Scheme, inputs: int, outputs: int) -> float:
     """Float operations of both transforms per output and input channel: entries other than 0."""
-    if algorithm.m == 1:
+    if scheme.output_tile == (1, 1):
         return 1 / outputs  # quantization alone
-    rows = sum(entry != 0 for row in algorithm.b_t for entry in row)
-    columns = sum(entry != 0 for row in algorithm.a_t for entry in row)
-    per_tile_input = rows * (algorithm.t + algorithm.n) + algorithm.n**2
-    per_tile_output = columns * (algorithm.n + algorithm.m)
-    return (per_tile_input / outputs + per_tile_output / inputs) / algorithm.m**2
+    rows, columns = scheme.row_axis.algorithm, scheme.column_axis.algorithm
+    per_tile_input = (
+        _count(rows.b_t) * columns.t + _count(columns.b_t) * rows.n + rows.n * columns.n
+    )
+    per_tile_output = _count(rows.a_t) * columns.n + _count(columns.a_t) * rows.m
+    return (per_tile_input / outputs + per_tile_output / inputs) / (rows.m * columns.m)
+
+
+def _count(matrix: Matrix) -> int:
+    return sum(entry != 0 for row in matrix for entry in row)
 
 
 def _planned(
     layer: LayerPlan,
     config: WinogradConfig,
     algorithm: str,
-    tile: int | None,
+    tile: Tile | None,
     precision: str,
     group: int,
 ) -> LayerPlan | None:
     """The layer by such an algorithm; None where the precision does not allow it."""
-    points = None
-    if algorithm == "winograd":
-        assert tile is not None
-        try:
-            bilinear = winograd(tile, config.points if isinstance(config.points, str) else "best")
-        except AlgorithmError:
-            return None
-        points = bilinear.points
-    else:
-        bilinear = sfc(tile) if tile is not None else direct(layer.weight_shape[2])
+    edges = tile if isinstance(tile, tuple) else (tile,)
+    points = config.points if isinstance(config.points, str) else "best"
+    try:
+        bilinear, *columns = (
+            bilinear_algorithm(algorithm, edge, points, layer.weight_shape[2]) for edge in edges
+        )
+    except AlgorithmError:
+        return None
     scales = config.scales
     s_b = s_g = None
-    if precision == "full" and scales not in SCALE_RULES:
+    if precision == "full" and scales not in SCALE_RULES and not columns:
         try:
             found = resolve_scales(scales, bilinear)
             s_b, s_g = found.s_b, found.s_g
         except ConfigError:
             scales = "correlated"  # no such set for this algorithm
     elif scales not in SCALE_RULES:
-        scales = "correlated"  # they cancel in hadamard
+        scales = "correlated"  # they cancel in hadamard, and no rectangle has learned ones
     try:
         planned = replace(
-            layer, algorithm=algorithm, tile=tile, points=points, precision=precision,
-            group_size=group, scales=scales, steps=config.steps, weight_steps="tap",
-            s_b=s_b, s_g=s_g,
+            layer, algorithm=algorithm, tile=tile, points=bilinear.points or None,
+            precision=precision, group_size=group, scales=scales, steps=config.steps,
+            weight_steps="tap", s_b=s_b, s_g=s_g,
+            column_points=columns[0].points if columns else None,
         )  # fmt: skip
         planned.scheme()
     except ConfigError:

@@ -15,10 +15,8 @@ from ..fastconv import (
     SFC_TILES,
     BilinearAlgorithm,
     ScaleSet,
-    direct,
+    bilinear_algorithm,
     named_scales,
-    sfc,
-    winograd,
 )
 from .scheme import PRECISIONS, STEPS, WEIGHT_STEPS, Scheme
 
@@ -37,6 +35,7 @@ class Reason(Enum):
     PADDING = "padding"
     RANK = "rank"  # not a convolution of two dimensions
     DTYPE = "dtype"
+    NO_ALGORITHM = "no-algorithm"  # what is configured has none for this kernel
     COMPUTED_WEIGHTS = "computed-weights"
     EXCLUDED = "excluded"
     NOT_INCLUDED = "not-included"
@@ -55,13 +54,16 @@ class LayerPlan:
     stride, padding, dilation : (rows, columns).
     groups : groups of a grouped convolution, 1 for a plain one.
     algorithm : "winograd", "sfc", "direct" (int8 without a transform) or "float".
-    tile : outputs a tile edge; None unless "winograd" or "sfc".
-    points : interpolation points as text; None unless "winograd".
+    tile : outputs a tile edge, or its rows and columns where they differ ("winograd" only); None
+        unless "winograd" or "sfc".
+    points : interpolation points as text, of the rows if the columns have others; None unless
+        "winograd".
     precision, group_size, scales, steps, weight_steps : as in WinogradConfig; None if the algorithm
         is "float".
     reason, detail : the code, and what there is to say about this layer.
     s_b, s_g : the scales themselves, where their name is none of a formula: a plan can be carried
         out without the file that they were read from. Else None.
+    column_points : interpolation points of the columns of a tile that is no square. Else None.
 
     Raises
     ------
@@ -77,7 +79,7 @@ class LayerPlan:
     dilation: tuple[int, ...]
     groups: int
     algorithm: str
-    tile: int | None
+    tile: int | tuple[int, int] | None
     points: tuple[str, ...] | None
     precision: str | None
     group_size: int | None
@@ -88,6 +90,7 @@ class LayerPlan:
     detail: str = ""
     s_b: tuple[float, ...] | None = None
     s_g: tuple[float, ...] | None = None
+    column_points: tuple[str, ...] | None = None
 
     _LENGTHS: ClassVar[Mapping[str, int]] = {
         "input_shape": 4, "weight_shape": 4, "stride": 2, "padding": 2, "dilation": 2,
@@ -108,16 +111,13 @@ class LayerPlan:
         if not isinstance(self.reason, Reason):
             self._refuse("reason", "a Reason")
         if self.algorithm == "winograd":
-            if self.tile is None or not _integers((self.tile,), 1):
-                self._refuse("tile", "an integer of at least 1")
-            if not _texts(self.points):
-                self._refuse("points", "the interpolation points as text")
+            self._check_tile()
         elif self.algorithm == "sfc":
             if type(self.tile) is not int or self.tile not in SFC_TILES:
                 self._refuse("tile", f"one of {', '.join(map(str, SFC_TILES))}")
-            self._none("points")
+            self._none("points", "column_points")
         else:
-            self._none("tile", "points")
+            self._none("tile", "points", "column_points")
         if self.algorithm == "float":
             self._none("precision", "group_size", "scales", "steps", "weight_steps", "s_b", "s_g")
             return
@@ -136,6 +136,8 @@ class LayerPlan:
             elif not _positive(values):
                 remedy = f"positive numbers, or scales one of {', '.join(SCALE_RULES)}"
                 self._refuse(field, remedy)
+        if self.column_points is not None and self.scales not in SCALE_RULES:
+            self._refuse("scales", f"one of {', '.join(SCALE_RULES)} for a tile that is no square")
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
@@ -153,8 +155,13 @@ class LayerPlan:
         )
         return self.input_shape[0], self.weight_shape[0], rows, columns
 
-    def bilinear_algorithm(self) -> BilinearAlgorithm:
-        """The bilinear algorithm of an int8 layer.
+    @property
+    def label(self) -> str:
+        """What tables call the algorithm: "F(4,3)", "F(4x2,3)", "SFC-4(4,3)", "direct", "float"."""
+        return algorithm_label(self.algorithm, self.tile, self.weight_shape[2])
+
+    def bilinear_algorithms(self) -> tuple[BilinearAlgorithm, BilinearAlgorithm]:
+        """The bilinear algorithms of an int8 layer's rows and columns: the same of a square tile.
 
         Raises
         ------
@@ -166,9 +173,16 @@ class LayerPlan:
                 f"layer {self.name}: computed in float ({self.reason.value}: {self.detail}); "
                 "it has no bilinear algorithm"
             )
-        if self.tile is None:
-            return direct(self.weight_shape[2])
-        return sfc(self.tile) if self.points is None else winograd(self.tile, self.points)
+        taps = self.weight_shape[2]
+        if isinstance(self.tile, tuple):
+            edges, points = self.tile, (self.points, self.column_points)
+            rows, columns = (
+                bilinear_algorithm(self.algorithm, edge, p, taps)
+                for edge, p in zip(edges, points, strict=True)
+            )
+            return rows, columns
+        both = bilinear_algorithm(self.algorithm, self.tile, self.points, taps)
+        return both, both
 
     def scheme(self) -> Scheme:
         """How an int8 layer is quantized.
@@ -178,21 +192,36 @@ class LayerPlan:
         NotEligibleError
             If the layer is computed in float.
         """
-        algorithm = self.bilinear_algorithm()
+        rows, columns = self.bilinear_algorithms()
         # Never None here; written so that the type checker sees it too.
         name = self.scales or ""
         if self.s_b is None or self.s_g is None:
-            scales = named_scales(name, algorithm)
+            scales = named_scales(name, rows)
         else:
             scales = ScaleSet(name, self.s_b, self.s_g)
+        square = self.column_points is None
         return Scheme(
-            algorithm,
+            rows,
             scales,
             self.precision or "",
             self.group_size or 0,
             self.steps or "",
             self.weight_steps or "",
+            None if square else columns,
+            None if square else named_scales(name, columns),
         )
+
+    def _check_tile(self) -> None:
+        edges = self.tile if isinstance(self.tile, tuple) else (self.tile,)
+        if not _integers(edges, 1) or len(edges) > 2 or (len(edges) == 2 and len(set(edges)) == 1):
+            self._refuse("tile", "an integer of at least 1, or two that differ, rows and columns")
+        if not _texts(self.points):
+            self._refuse("points", "the interpolation points as text")
+        if len(edges) == 1:
+            if self.column_points is not None:
+                self._refuse("column_points", "None for a square tile")
+        elif not _texts(self.column_points):
+            self._refuse("column_points", "the interpolation points of the columns as text")
 
     def _one_of(self, field: str, choices: tuple[str, ...]) -> None:
         if getattr(self, field) not in choices:
@@ -314,9 +343,10 @@ def _layer_from_json(index: int, entry: object) -> LayerPlan:
     return LayerPlan(**values)
 
 
-def algorithm_label(algorithm: str, tile: int | None) -> str:
-    """What tables call an algorithm: "F(4,3)", "SFC-4(4,3)", "direct" or "float"."""
-    labels = {"winograd": f"F({tile},3)", "sfc": f"SFC-{tile}({tile},3)"}
+def algorithm_label(algorithm: str, tile: int | tuple[int, int] | None, taps: int = 3) -> str:
+    """What tables call an algorithm: "F(4,3)", "F(4x2,3)", "SFC-4(4,3)", "direct" or "float"."""
+    edges = "x".join(map(str, tile)) if isinstance(tile, tuple) else str(tile)
+    labels = {"winograd": f"F({edges},{taps})", "sfc": f"SFC-{edges}({edges},{taps})"}
     return labels.get(algorithm, algorithm)
 
 
@@ -328,8 +358,8 @@ def _row(layer: LayerPlan) -> tuple[str, ...]:
         layer.name,
         "x".join(map(str, layer.input_shape)),
         f"{layer.weight_shape[0]}x{layer.weight_shape[1]}x{kernel}",
-        algorithm_label(layer.algorithm, layer.tile),
-        " ".join(layer.points or ()),
+        layer.label,
+        " x ".join(" ".join(points) for points in (layer.points, layer.column_points) if points),
         layer.precision or "",
         group,
         layer.scales or "",

@@ -1,10 +1,11 @@
 """The numpy reference: every stage of a quantized convolution, to the bit.
 
 Kernels are compared with it, integers with tolerance 0, on every ISA. Axes: p tiles in the order
-(image, tile row, tile column); i, j rows and columns of an input tile (t each); e, v taps (n each);
-a, b rows and columns of an output tile (m each); c input channels, as (g groups, s channels of a
-group); k output channels, h groups of output channels. An axis along which a step is shared has
-length 1 in it: channels unless ``steps="channel"``, the tile's other axis where ``steps="tile"``.
+(image, tile row, tile column); i, j rows and columns of an input tile (t each); e, v rows and
+columns of taps (n each); a, b rows and columns of an output tile (m each); c input channels, as
+(g groups, s channels of a group); k output channels, h groups of output channels. An axis along
+which a step is shared has length 1 in it: channels unless ``steps="channel"``, the tile's other
+axis where ``steps="tile"``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from ..errors import InputMismatchError
 from ..fastconv import evaluate_row
 from .arithmetic import F32, I8, I32, LARGEST, NumpyRowOps, fma32, quantize, split_groups
-from .scheme import SHARED_AXES, Scheme
+from .scheme import SHARED_AXES, Axis, Scheme
 from .weights import QuantizedWeights
 
 _FLOAT32_INTEGERS = 2**24  # integers below are exact in float32, and so are their sums
@@ -124,14 +125,13 @@ def hadamard_reference(
     """Stages of precision "hadamard"; parameters and errors as in winograd_reference."""
     d = extract_tiles(x, weights, scheme, padding)
     with np.errstate(all="ignore"):
-        rows = scheme.input_matrix.rows
-        b_d = _transform(rows, d, axis=1)
-        b_d_b = _transform(rows, b_d, axis=2)
+        b_d = _transform(scheme.row_axis.input_matrix.rows, d, axis=1)
+        b_d_b = _transform(scheme.column_axis.input_matrix.rows, b_d, axis=2)
         v = quantize(_split(b_d_b, scheme), shared=(4,))
         v_step = v.step[..., 0]
         m, acc = _products(v.q, v_step, weights, keep_accumulators)
-        a_m = _transform(scheme.output_matrix, m, axis=1)
-        y = _transform(scheme.output_matrix, a_m, axis=2)
+        a_m = _transform(scheme.row_axis.output_matrix, m, axis=1)
+        y = _transform(scheme.column_axis.output_matrix, a_m, axis=2)
     output = assemble_tiles(y, x.shape, scheme, padding)
     return HadamardStages(d, b_d, b_d_b, v.q, v_step, acc, m, a_m, y, output)
 
@@ -145,10 +145,8 @@ def full_reference(
 ) -> FullStages:
     """Stages of precision "full"; parameters and errors as in winograd_reference."""
     d = extract_tiles(x, weights, scheme, padding)
-    rows = np.asarray(scheme.input_matrix.rows, dtype=np.float64)
-    row_scale = scheme.input_row_scale.astype(np.float32)
-    output_integers, a_step = scheme.output_integers
-    a_int = output_integers.astype(np.float64)
+    rows, row_scale, a_rows, a_row_step = _integer_matrices(scheme.row_axis)
+    columns, column_scale, a_columns, a_column_step = _integer_matrices(scheme.column_axis)
     over_rows, over_columns = SHARED_AXES[scheme.steps]
     with np.errstate(all="ignore"):
         # Each pass sums along one axis of the tile, where a step must be shared.
@@ -156,17 +154,17 @@ def full_reference(
         sums = _integer_pass(rows, d_q.q, axis=1)  # p e j g s
         factor = d_q.step * row_scale[:, None, None, None]
         b_d = quantize(sums * factor, over_columns)
-        sums = _integer_pass(rows, b_d.q, axis=2)  # p e v g s
-        factor = b_d.step * row_scale[:, None, None]
+        sums = _integer_pass(columns, b_d.q, axis=2)  # p e v g s
+        factor = b_d.step * column_scale[:, None, None]
         v = quantize(sums * factor, shared=(4,))
         v_step = v.step[..., 0]
         m, acc = _products(v.q, v_step, weights, keep_accumulators)
 
         m_q = quantize(_split(m, scheme), over_rows)
-        sums = _integer_pass(a_int, m_q.q, axis=1)  # p a v h s
-        a_m = quantize(sums * (m_q.step * a_step), over_columns)
-        sums = _integer_pass(a_int, a_m.q, axis=2)  # p a b h s
-        y = _join(sums * (a_m.step * a_step), m.shape[-1])
+        sums = _integer_pass(a_rows, m_q.q, axis=1)  # p a v h s
+        a_m = quantize(sums * (m_q.step * a_row_step), over_columns)
+        sums = _integer_pass(a_columns, a_m.q, axis=2)  # p a b h s
+        y = _join(sums * (a_m.step * a_column_step), m.shape[-1])
     output = assemble_tiles(y, x.shape, scheme, padding)
     return FullStages(
         d=d,
@@ -195,20 +193,20 @@ def extract_tiles(x: F32, weights: QuantizedWeights, scheme: Scheme, padding: in
             f"(images, rows, columns, {weights.channels})"
         )
     batch, height, width, channels = x.shape
-    algorithm = scheme.algorithm
-    tiles_y = -(-_outputs(height, scheme, padding) // algorithm.m)
-    tiles_x = -(-_outputs(width, scheme, padding) // algorithm.m)
-    covered_y = tiles_y * algorithm.m + algorithm.r - 1
-    covered_x = tiles_x * algorithm.m + algorithm.r - 1
+    (m_y, m_x), (t_y, t_x) = scheme.output_tile, scheme.input_tile
+    tiles_y = -(-_outputs(height, scheme, padding) // m_y)
+    tiles_x = -(-_outputs(width, scheme, padding) // m_x)
+    covered_y = tiles_y * m_y + scheme.kernel - 1
+    covered_x = tiles_x * m_x + scheme.kernel - 1
     padded = np.zeros(
         (batch, max(covered_y, padding + height), max(covered_x, padding + width), channels),
         dtype=np.float32,
     )
     padded[:, padding : padding + height, padding : padding + width] = x
-    row = np.arange(tiles_y)[:, None] * algorithm.m + np.arange(algorithm.t)
-    column = np.arange(tiles_x)[:, None] * algorithm.m + np.arange(algorithm.t)
+    row = np.arange(tiles_y)[:, None] * m_y + np.arange(t_y)
+    column = np.arange(tiles_x)[:, None] * m_x + np.arange(t_x)
     tiles = padded[:, row[:, None, :, None], column[None, :, None, :]]
-    return tiles.reshape(-1, algorithm.t, algorithm.t, channels)
+    return tiles.reshape(-1, t_y, t_x, channels)
 
 
 def assemble_tiles(y: F32, x_shape: tuple[int, ...], scheme: Scheme, padding: int) -> F32:
@@ -216,21 +214,30 @@ def assemble_tiles(y: F32, x_shape: tuple[int, ...], scheme: Scheme, padding: in
     batch = x_shape[0]
     height = _outputs(x_shape[1], scheme, padding)
     width = _outputs(x_shape[2], scheme, padding)
-    m = scheme.algorithm.m
-    tiles_y, tiles_x = -(-height // m), -(-width // m)
-    image = y.reshape(batch, tiles_y, tiles_x, m, m, -1).transpose(0, 1, 3, 2, 4, 5)
-    image = image.reshape(batch, tiles_y * m, tiles_x * m, -1)
+    m_y, m_x = scheme.output_tile
+    tiles_y, tiles_x = -(-height // m_y), -(-width // m_x)
+    image = y.reshape(batch, tiles_y, tiles_x, m_y, m_x, -1).transpose(0, 1, 3, 2, 4, 5)
+    image = image.reshape(batch, tiles_y * m_y, tiles_x * m_x, -1)
     return np.ascontiguousarray(image[:, :height, :width])
 
 
 def _outputs(size: int, scheme: Scheme, padding: int) -> int:
-    outputs = size + 2 * padding - scheme.algorithm.r + 1
+    outputs = size + 2 * padding - scheme.kernel + 1
     if outputs < 1:
         raise InputMismatchError(
             f"an input edge of {size} pixels with padding {padding} has no output for "
-            f"{scheme.algorithm.r} taps; give a larger image"
+            f"{scheme.kernel} taps; give a larger image"
         )
     return outputs
+
+
+def _integer_matrices(
+    axis: Axis,
+) -> tuple[NDArray[np.float64], F32, NDArray[np.float64], np.float32]:
+    """Integer rows of B^T, their scales, the integers of A^T S_A, and their step."""
+    integers, step = axis.output_integers
+    rows = np.asarray(axis.input_matrix.rows, dtype=np.float64)
+    return rows, axis.input_row_scale.astype(np.float32), integers.astype(np.float64), step
 
 
 def _split(values: F32, scheme: Scheme) -> F32:
@@ -265,11 +272,11 @@ def _products(
     v: I8, v_step: F32, weights: QuantizedWeights, keep_accumulators: bool
 ) -> tuple[F32, I32 | None]:
     """Products summed over channels: M (p, e, v, k), and the int32 sums of each group."""
-    tiles, n, _, groups, size = v.shape
+    tiles, rows, columns, groups, size = v.shape
     outputs = weights.u.shape[2]
     # A matrix product of floats is exact as long as the sums are, and far faster than integers.
     exact = np.dtype(np.float32 if size * LARGEST**2 < _FLOAT32_INTEGERS else np.float64)
-    m = np.zeros((n, n, tiles, outputs), dtype=np.float32)
+    m = np.zeros((rows, columns, tiles, outputs), dtype=np.float32)
     accumulators = []
     for group in range(groups):
         left = v[:, :, :, group].transpose(1, 2, 0, 3).astype(exact)

@@ -33,8 +33,56 @@ _LARGEST_INTEGER = {"hadamard": 2**24, "full": 127}  # exact in float32, exact i
 
 
 @dataclass(frozen=True)
+class Axis:
+    """One axis of a tile: its bilinear algorithm, with the scales that are used.
+
+    Attributes
+    ----------
+    algorithm : computes one row or one column of a tile.
+    scales : S_B and S_G.
+    """
+
+    algorithm: BilinearAlgorithm
+    scales: ScaleSet
+
+    @cached_property
+    def input_matrix(self) -> IntegerMatrix:
+        """B^T as small integers and row scales."""
+        return integer_matrix(self.algorithm.b_t)
+
+    @cached_property
+    def input_row_scale(self) -> NDArray[np.float64]:
+        """Float64 (n,): ``S_B B^T == diag(input_row_scale) @ input_matrix.rows``."""
+        row_scale = np.array([float(scale) for scale in self.input_matrix.row_scale])
+        product: NDArray[np.float64] = np.asarray(self.scales.s_b) * row_scale
+        return product
+
+    @cached_property
+    def weight_matrix(self) -> NDArray[np.float64]:
+        """Float64 (n, r): S_G G."""
+        g = np.asarray(self.algorithm.g, dtype=np.float64)
+        return np.asarray(self.scales.s_g)[:, None] * g
+
+    @cached_property
+    def output_matrix(self) -> NDArray[np.float64]:
+        """Float64 (m, n): A^T S_A."""
+        a_t = np.asarray(self.algorithm.a_t, dtype=np.float64)
+        scaled: NDArray[np.float64] = a_t * np.asarray(self.scales.s_a)
+        return scaled
+
+    @cached_property
+    def output_integers(self) -> tuple[NDArray[np.int16], np.float32]:
+        """A^T S_A as int16 (m, n) times one float32 step: its rounding in precision "full"."""
+        step = np.abs(self.output_matrix).max() / np.iinfo(np.int16).max
+        return np.rint(self.output_matrix / step).astype(np.int16), np.float32(step)
+
+
+@dataclass(frozen=True)
 class Scheme:
     """How one convolution is quantized.
+
+    The tile is a square unless the columns have an algorithm of their own: a rectangle of F(4, 3)
+    and F(2, 3) has four rows and two columns of outputs.
 
     Attributes
     ----------
@@ -46,11 +94,14 @@ class Scheme:
         tile, along which the next pass sums; that "axis" of a group of channels; or the whole
         "tile" of a group. V has a step a tap and group in any case, and U as weight_steps say.
     weight_steps : "tap" or "filter", what shares a step of U besides a group's channels.
+    column_algorithm, column_scales : the same along the columns, if they are not those of the rows;
+        both or none.
 
     Raises
     ------
     ConfigError
-        If a value is outside its choices, or the rows of B^T are no integers of the precision.
+        If a value is outside its choices, the rows of B^T are no integers of the precision, or the
+        algorithms of rows and columns are for different kernels.
     """
 
     algorithm: BilinearAlgorithm
@@ -59,6 +110,8 @@ class Scheme:
     group_size: int = 32
     steps: str = "channel"
     weight_steps: str = "tap"
+    column_algorithm: BilinearAlgorithm | None = None
+    column_scales: ScaleSet | None = None
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -70,57 +123,76 @@ class Scheme:
                 raise ConfigError(f"{name} is {value!r}; give one of {', '.join(choices)}")
         if self.group_size < 0:
             raise ConfigError(f"group_size is {self.group_size}; give 0 (all channels) or more")
-        if len(self.scales.s_b) != self.algorithm.n:
+        self._check_axis(self.algorithm, self.scales)
+        if self.column_algorithm is None and self.column_scales is None:
+            return
+        if self.column_algorithm is None or self.column_scales is None:
+            raise ConfigError("column_algorithm and column_scales go together; give both or none")
+        if self.column_algorithm.r != self.algorithm.r:
             raise ConfigError(
-                f"scales {self.scales.name!r} are for {len(self.scales.s_b)} products; "
-                f"{self.algorithm.name} has {self.algorithm.n}"
+                f"rows are by {self.algorithm.name}, columns by {self.column_algorithm.name}; "
+                "give two algorithms of as many kernel taps"
+            )
+        self._check_axis(self.column_algorithm, self.column_scales)
+
+    def _check_axis(self, algorithm: BilinearAlgorithm, scales: ScaleSet) -> None:
+        if len(scales.s_b) != algorithm.n:
+            raise ConfigError(
+                f"scales {scales.name!r} are for {len(scales.s_b)} products; "
+                f"{algorithm.name} has {algorithm.n}"
             )
         limit = _LARGEST_INTEGER[self.precision]
-        largest = integer_matrix(self.algorithm.b_t).largest
+        largest = integer_matrix(algorithm.b_t).largest
         if largest > limit:
             raise ConfigError(
-                f"{self.algorithm.name} with points {', '.join(self.algorithm.points)}: "
+                f"{algorithm.name} with points {', '.join(algorithm.points)}: "
                 f"B^T has the integer {largest}; precision {self.precision!r} is exact up to "
                 f"{limit}: choose simpler points"
             )
 
     @cached_property
-    def effective_scales(self) -> ScaleSet:
-        """The scales that are used: standard ones in precision "hadamard"."""
-        if self.precision == "hadamard":
-            return standard_scales(self.algorithm)
-        return self.scales
+    def row_axis(self) -> Axis:
+        """What transforms along the rows of a tile: from row to row, the first pass."""
+        return self._axis(self.algorithm, self.scales)
 
     @cached_property
-    def input_matrix(self) -> IntegerMatrix:
-        """B^T as small integers and row scales."""
-        return integer_matrix(self.algorithm.b_t)
+    def column_axis(self) -> Axis:
+        """What transforms along the columns of a tile: from column to column, the second pass."""
+        if self.column_algorithm is None or self.column_scales is None:
+            return self.row_axis
+        return self._axis(self.column_algorithm, self.column_scales)
 
-    @cached_property
-    def input_row_scale(self) -> NDArray[np.float64]:
-        """Float64 (n,): ``S_B B^T == diag(input_row_scale) @ input_matrix.rows``."""
-        row_scale = np.array([float(scale) for scale in self.input_matrix.row_scale])
-        product: NDArray[np.float64] = np.asarray(self.effective_scales.s_b) * row_scale
-        return product
+    def _axis(self, algorithm: BilinearAlgorithm, scales: ScaleSet) -> Axis:
+        """An axis with the scales that are used: standard ones in precision "hadamard"."""
+        return Axis(
+            algorithm, standard_scales(algorithm) if self.precision == "hadamard" else scales
+        )
 
-    @cached_property
-    def weight_matrix(self) -> NDArray[np.float64]:
-        """Float64 (n, r): S_G G."""
-        g = np.asarray(self.algorithm.g, dtype=np.float64)
-        return np.asarray(self.effective_scales.s_g)[:, None] * g
+    @property
+    def name(self) -> str:
+        """The algorithm's name, or both."""
+        rows, columns = self.algorithm.name, self.column_axis.algorithm.name
+        return rows if rows == columns else f"{rows} x {columns}"
 
-    @cached_property
-    def output_matrix(self) -> NDArray[np.float64]:
-        """Float64 (m, n): A^T S_A."""
-        a_t = np.asarray(self.algorithm.a_t, dtype=np.float64)
-        scaled: NDArray[np.float64] = a_t * np.asarray(self.effective_scales.s_a)
-        return scaled
+    @property
+    def kernel(self) -> int:
+        """Edge of the kernel, r."""
+        return self.algorithm.r
 
-    @cached_property
-    def output_integers(self) -> tuple[NDArray[np.int16], np.float32]:
-        """A^T S_A as int16 (m, n) times one float32 step: its rounding in precision "full"."""
-        step = np.abs(self.output_matrix).max() / np.iinfo(np.int16).max
-        return np.rint(self.output_matrix / step).astype(np.int16), np.float32(step)
+    @property
+    def output_tile(self) -> tuple[int, int]:
+        """Rows and columns of outputs of a tile, m each."""
+        return self.algorithm.m, self.column_axis.algorithm.m
+
+    @property
+    def input_tile(self) -> tuple[int, int]:
+        """Rows and columns of inputs of a tile, t each."""
+        return self.algorithm.t, self.column_axis.algorithm.t
+
+    @property
+    def products(self) -> tuple[int, int]:
+        """Rows and columns of taps, n each."""
+        return self.algorithm.n, self.column_axis.algorithm.n
 
     def channels_per_group(self, channels: int) -> int:
         """Size of a group, padding included, in a layer of so many channels."""

@@ -18,8 +18,8 @@ class QuantizedWeights:
 
     Attributes
     ----------
-    u : int8 (n, n, output channel, group, channel of the group).
-    step : float32 (n, n, output channel, group), as kernels use it: in precision "hadamard" it
+    u : int8 (e, v, output channel, group, channel of the group), taps in rows e and columns v.
+    step : float32 (e, v, output channel, group), as kernels use it: in precision "hadamard" it
         contains the row scales of both passes of the input transform.
     channels : input channels without padding.
     """
@@ -41,35 +41,45 @@ def quantize_weights(
     NonFiniteError
         If a weight is NaN or infinite.
     """
-    taps = scheme.algorithm.r
+    taps = scheme.kernel
     if weight.ndim != 4 or weight.shape[2:] != (taps, taps):
         raise NotEligibleError(
-            f"layer {layer}: weight has shape {weight.shape}; {scheme.algorithm.name} computes "
+            f"layer {layer}: weight has shape {weight.shape}; {scheme.name} computes "
             f"(output channels, input channels, {taps}, {taps})"
         )
     _check_finite(weight, layer)
-    transformed = transform_weights(weight, scheme.weight_matrix)
+    transformed = transform_weights(
+        weight, scheme.row_axis.weight_matrix, scheme.column_axis.weight_matrix
+    )
     size = scheme.channels_per_group(weight.shape[1])
     shared = (4,) if scheme.weight_steps == "tap" else (0, 1, 4)
     quantized = quantize(split_groups(transformed.astype(np.float32), size), shared)
     step = np.broadcast_to(quantized.step, (*quantized.q.shape[:4], 1))[..., 0]
     if scheme.precision == "hadamard":
-        row_scale = scheme.input_row_scale
+        row_scale = scheme.row_axis.input_row_scale
+        column_scale = scheme.column_axis.input_row_scale
         scaled = step.astype(np.float64) * row_scale[:, None, None, None]
-        step = (scaled * row_scale[None, :, None, None]).astype(np.float32)
+        step = (scaled * column_scale[None, :, None, None]).astype(np.float32)
     return QuantizedWeights(quantized.q, step, weight.shape[1])
 
 
 def transform_weights(
-    weight: NDArray[np.floating], matrix: NDArray[np.float64]
+    weight: NDArray[np.floating],
+    matrix: NDArray[np.float64],
+    column_matrix: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """G g G^T in float64: (K, C, r, r) and G (n, r) to (n, n, K, C), terms added in order."""
+    """G g G^T in float64: (K, C, r, r) and G (n, r) to (e, v, K, C), terms added in order.
+
+    The second G is that of the columns, if they have one of their own.
+    """
     source = weight.astype(np.float64).transpose(2, 3, 0, 1)
     taps = matrix.shape[1]
     # Sums in a fixed order, not a library's matrix product: the same bits on every machine.
     factors = matrix[:, :, None, None]  # (n, r, 1, 1)
-    columns = np.asarray(sum(factors[:, i, None] * source[i] for i in range(taps)))  # (n, r, K, C)
-    return np.asarray(sum(factors[:, j] * columns[:, None, j] for j in range(taps)))
+    rows = np.asarray(sum(factors[:, i, None] * source[i] for i in range(taps)))  # (e, r, K, C)
+    if column_matrix is not None:
+        factors = column_matrix[:, :, None, None]
+    return np.asarray(sum(factors[:, j] * rows[:, None, j] for j in range(taps)))
 
 
 def _check_finite(weight: NDArray[np.floating], layer: str) -> None:

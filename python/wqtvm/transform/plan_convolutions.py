@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from tvm import ir, relax
 
 from ..config import WinogradConfig
-from ..errors import ConfigError
-from ..fastconv import SCALE_RULES, ScaleSet, direct, sfc, winograd
+from ..errors import AlgorithmError, ConfigError
+from ..fastconv import KERNELS, SCALE_RULES, bilinear_algorithm
 from ..frontend.names import CONVOLUTION_OPS, bindings, layer_name, operator_name
 from ..learning import resolve_scales
 from ..quantization.plan import LayerPlan, Plan, Reason
 from .constants import is_tensor_constant, shape_of
 
-KERNEL = 3
+
+@dataclass(frozen=True)
+class _Choice:
+    """What a configuration makes of kernels of one size: fields of LayerPlan."""
+
+    tile: int | tuple[int, int] | None = None
+    points: tuple[str, ...] | None = None
+    column_points: tuple[str, ...] | None = None
+    s_b: tuple[float, ...] | None = None
+    s_g: tuple[float, ...] | None = None
 
 
 def plan_convolutions(module: ir.IRModule, config: WinogradConfig) -> Plan:
@@ -28,38 +38,94 @@ def plan_convolutions(module: ir.IRModule, config: WinogradConfig) -> Plan:
 
     Raises
     ------
-    ConfigError
-        If an include or exclude pattern matches no convolution, or the scales are not for the
-        algorithm.
+    ConfigError, AlgorithmError
+        If an include or exclude pattern matches no convolution; or if no eligible layer has a
+        kernel for which there is an algorithm with such a tile, points and scales.
     ArtefactError
         If scales cannot be read from their file.
     """
     if config.algorithm == "auto":
         raise ConfigError('algorithm "auto" needs measurements; plan with wqtvm.planning')
-    scales = _learned_scales(config)
-    layers = [
-        _plan_layer(layer_name(binding.var), binding.value, config, scales)
-        for binding in bindings(module["main"])
-        if operator_name(binding.value) in CONVOLUTION_OPS
-    ]
+    layers, eligible = [], {}
+    for binding in bindings(module["main"]):
+        if operator_name(binding.value) not in CONVOLUTION_OPS:
+            continue
+        layer = _as_float(layer_name(binding.var), binding.value, config)
+        layers.append(layer)
+        if layer.reason is Reason.ELIGIBLE and config.algorithm != "float":
+            eligible[layer.name] = layer.weight_shape[2]
     _check_patterns([layer.name for layer in layers], config)
-    return Plan(tuple(layers))
+    choices = _choices(sorted(set(eligible.values())), config)
+    return Plan(
+        tuple(
+            _quantized(layer, choices[eligible[layer.name]], config)
+            if layer.name in eligible
+            else layer
+            for layer in layers
+        )
+    )
 
 
-def _learned_scales(config: WinogradConfig) -> ScaleSet | None:
-    """The scales that no formula gives, None if one does."""
-    if config.algorithm == "float" or config.scales in SCALE_RULES:
-        return None
-    if config.algorithm == "winograd":
-        algorithm = winograd(config.tile, config.points)
+def _choices(kernels: Sequence[int], config: WinogradConfig) -> dict[int, _Choice | str]:
+    """What each size of kernel gets, or why it gets nothing; an error if none gets anything."""
+    choices: dict[int, _Choice | str] = {}
+    errors: list[AlgorithmError | ConfigError] = []
+    for taps in kernels:
+        try:
+            choices[taps] = _choice(taps, config)
+        except (AlgorithmError, ConfigError) as error:
+            choices[taps] = str(error)
+            errors.append(error)
+    if errors and len(errors) == len(choices):
+        raise errors[0]
+    return choices
+
+
+def _choice(taps: int, config: WinogradConfig) -> _Choice:
+    tile = None if config.algorithm == "direct" else config.tile_of(taps)
+    edges = tile if isinstance(tile, tuple) else (tile,)
+    rows, *columns = (
+        bilinear_algorithm(config.algorithm, edge, config.points, taps) for edge in edges
+    )
+    if config.scales in SCALE_RULES:
+        scales = None
+    elif columns:
+        raise ConfigError(
+            f"scales are {config.scales!r} and tile is {config.tile}; a tile that is no square "
+            f"takes one of {', '.join(SCALE_RULES)}"
+        )
     else:
-        algorithm = sfc(config.tile) if config.algorithm == "sfc" else direct(KERNEL)
-    return resolve_scales(config.scales, algorithm)
+        scales = resolve_scales(config.scales, rows)
+    return _Choice(
+        tile=tile,
+        points=rows.points or None,
+        column_points=columns[0].points if columns else None,
+        s_b=scales.s_b if scales else None,
+        s_g=scales.s_g if scales else None,
+    )
 
 
-def _plan_layer(
-    name: str, call: relax.Call, config: WinogradConfig, scales: ScaleSet | None
-) -> LayerPlan:
+def _quantized(layer: LayerPlan, choice: _Choice | str, config: WinogradConfig) -> LayerPlan:
+    if isinstance(choice, str):
+        return replace(layer, reason=Reason.NO_ALGORITHM, detail=choice)
+    return replace(
+        layer,
+        algorithm=config.algorithm,
+        tile=choice.tile,
+        points=choice.points,
+        precision=config.precision,
+        group_size=config.group_size,
+        scales=config.scales,
+        steps=config.steps,
+        weight_steps=config.weight_steps,
+        s_b=choice.s_b,
+        s_g=choice.s_g,
+        column_points=choice.column_points,
+    )
+
+
+def _as_float(name: str, call: relax.Call, config: WinogradConfig) -> LayerPlan:
+    """A layer before anything is chosen: float, and eligible or why it is not."""
     attrs = call.attrs
     kind = operator_name(call)
     if kind == "relax.nn.conv2d":
@@ -70,9 +136,6 @@ def _plan_layer(
     padding = [int(edge) for edge in attrs.padding]
     half = len(padding) // 2
     refusal = _refusal(name, kind or "", call, weight, config)
-    quantized = refusal is None and config.algorithm != "float"
-    tiled = quantized and config.algorithm in ("winograd", "sfc")
-    interpolated = quantized and config.algorithm == "winograd"
     reason, detail = refusal or (Reason.ELIGIBLE, _request(config))
     return LayerPlan(
         name=name,
@@ -82,18 +145,16 @@ def _plan_layer(
         padding=_two(padding[:half] if half else padding),
         dilation=_two(attrs.dilation),
         groups=int(attrs.groups),
-        algorithm=config.algorithm if quantized else "float",
-        tile=config.tile if tiled else None,
-        points=winograd(config.tile, config.points).points if interpolated else None,
-        precision=config.precision if quantized else None,
-        group_size=config.group_size if quantized else None,
-        scales=config.scales if quantized else None,
-        steps=config.steps if quantized else None,
-        weight_steps=config.weight_steps if quantized else None,
+        algorithm="float",
+        tile=None,
+        points=None,
+        precision=None,
+        group_size=None,
+        scales=None,
+        steps=None,
+        weight_steps=None,
         reason=reason,
         detail=detail,
-        s_b=scales.s_b if quantized and scales else None,
-        s_g=scales.s_g if quantized and scales else None,
     )
 
 
@@ -114,7 +175,11 @@ def _refusal(
     checks = (
         (dtypes != {"float32"}, Reason.DTYPE, f"is {'/'.join(sorted(dtypes))}, float32 is needed"),
         (int(attrs.groups) != 1, Reason.GROUPS, f"{int(attrs.groups)} groups"),
-        (tuple(weight[2:]) != (KERNEL, KERNEL), Reason.KERNEL_SIZE, f"{weight[2]}x{weight[3]}"),
+        (
+            weight[2] != weight[3] or weight[2] not in KERNELS,
+            Reason.KERNEL_SIZE,
+            f"{weight[2]}x{weight[3]}",
+        ),
         (strides != (1, 1), Reason.STRIDE, f"{strides[0]}x{strides[1]}"),
         (dilation != (1, 1), Reason.DILATION, f"{dilation[0]}x{dilation[1]}"),
         (len(set(padding)) > 1, Reason.PADDING, f"{padding} differs between edges"),

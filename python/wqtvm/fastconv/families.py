@@ -1,0 +1,38 @@
+"""A bilinear algorithm by the name of its family, as configurations and plans say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import AlgorithmError
+from .bilinear import BilinearAlgorithm, Rational
+from .sfc import sfc
+from .toom_cook import KERNEL_TAPS, direct, winograd
+
+KERNELS = (3, 5)  # taps of the convolutions that are quantized
+
+
+def bilinear_algorithm(
+    family: str,
+    tile: int | None = None,
+    points: str | Sequence[Rational] | None = None,
+    r: int = KERNEL_TAPS,
+) -> BilinearAlgorithm:
+    """F(tile, r) of "winograd" with its points, SFC of "sfc", or F(1, r) of "direct".
+
+    Raises
+    ------
+    AlgorithmError
+        If the family has no algorithm for such a tile, points or kernel.
+    """
+    if family == "direct":
+        return direct(r)
+    if tile is None:
+        raise AlgorithmError(f"tile is None; {family} needs one")
+    if family == "winograd":
+        return winograd(tile, "best" if points is None else points, r)
+    if family != "sfc":
+        raise AlgorithmError(f"algorithm is {family!r}; give one of winograd, sfc, direct")
+    if r != KERNEL_TAPS:
+        raise AlgorithmError(f"SFC is for {KERNEL_TAPS} taps of a kernel, not for {r}")
+    return sfc(tile)
