@@ -218,3 +218,19 @@ def test_a_pattern_that_matches_nothing_is_an_error(option: str) -> None:
     config = WinogradConfig(**{option: ("encoder.*", "middle.*")})
     with pytest.raises(ConfigError, match=rf"{option} pattern 'middle\.\*' matches no convolution"):
         plan(TwoBlocks(), config, (1, 8, 12, 12))
+
+
+def test_layers_get_learned_scales_of_their_own(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    learned = learn_scales(network, winograd(2), iterations=10, per_layer=True)
+    path = tmp_path / "layers.safetensors"
+    learned.save(path)
+    config = WinogradConfig(tile=2, precision="full", scales=str(path))
+    layers = plan(network, config, (1, 3, 12, 12)).layers
+    assert [layer.name for layer in layers] == list(learned.layers)
+    for layer in layers:
+        assert (layer.s_b, layer.s_g) == (
+            learned.layers[layer.name].s_b,
+            learned.layers[layer.name].s_g,
+        )
+    assert layers[0].s_b != layers[1].s_b

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from .learned import LearnedScales, Provenance, resolve_scales, shipped_scales
+from .learned import (
+    LearnedScales,
+    Provenance,
+    learned_scales,
+    resolve_scales,
+    shipped_scales,
+)
 
-__all__ = ["LearnedScales", "Provenance", "resolve_scales", "shipped_scales"]
+__all__ = ["LearnedScales", "Provenance", "learned_scales", "resolve_scales", "shipped_scales"]

@@ -234,6 +234,21 @@ def shipped_files() -> dict[tuple[int, str], Path]:
     return {key: path for key, path in sorted(candidates.items()) if path.is_file()}
 
 
+def learned_scales(scales: str, algorithm: BilinearAlgorithm) -> LearnedScales:
+    """Scales that no formula gives: those that come with wqtvm, by the name "learned", or a file's.
+
+    Raises
+    ------
+    ConfigError, AlgorithmError
+        If they are not for this algorithm.
+    ArtefactError
+        As ``LearnedScales.load``.
+    """
+    found = shipped_scales(algorithm) if scales == LEARNED else LearnedScales.load(scales)
+    found.scales_for(algorithm)
+    return found
+
+
 def resolve_scales(scales: str, algorithm: BilinearAlgorithm, layer: str | None = None) -> ScaleSet:
     """The scales of a configuration: a closed form, those that come with wqtvm, or a file's.
 
@@ -248,8 +263,7 @@ def resolve_scales(scales: str, algorithm: BilinearAlgorithm, layer: str | None 
     """
     if scales in SCALE_RULES:
         return named_scales(scales, algorithm)
-    learned = shipped_scales(algorithm) if scales == LEARNED else LearnedScales.load(scales)
-    return learned.scales_for(algorithm, layer)
+    return learned_scales(scales, algorithm).scales_for(algorithm, layer)
 
 
 def _beside(path: Path) -> Path:

@@ -179,7 +179,7 @@ def _planned(
     s_b = s_g = None
     if precision == "full" and scales not in SCALE_RULES and not columns:
         try:
-            found = resolve_scales(scales, bilinear)
+            found = resolve_scales(scales, bilinear, layer.name)
             s_b, s_g = found.s_b, found.s_g
         except ConfigError:
             scales = "correlated"  # no such set for this algorithm

@@ -15,22 +15,29 @@ from tvm import ir, relax
 
 from ..config import WinogradConfig
 from ..errors import AlgorithmError, ConfigError
-from ..fastconv import KERNELS, SCALE_RULES, bilinear_algorithm
+from ..fastconv import KERNELS, SCALE_RULES, BilinearAlgorithm, bilinear_algorithm
 from ..frontend.names import CONVOLUTION_OPS, bindings, layer_name, operator_name
-from ..learning import resolve_scales
+from ..learning import LearnedScales, learned_scales
 from ..quantization.plan import LayerPlan, Plan, Reason
 from .constants import is_tensor_constant, shape_of
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """What a configuration makes of kernels of one size: fields of LayerPlan."""
+    """What a configuration makes of kernels of one size.
 
-    tile: int | tuple[int, int] | None = None
-    points: tuple[str, ...] | None = None
+    Attributes
+    ----------
+    tile : as in LayerPlan.
+    rows : the algorithm of rows.
+    column_points : of a tile that is no square.
+    learned : scales that no formula gives.
+    """
+
+    tile: int | tuple[int, int] | None
+    rows: BilinearAlgorithm
     column_points: tuple[str, ...] | None = None
-    s_b: tuple[float, ...] | None = None
-    s_g: tuple[float, ...] | None = None
+    learned: LearnedScales | None = None
 
 
 def plan_convolutions(module: ir.IRModule, config: WinogradConfig) -> Plan:
@@ -88,38 +95,34 @@ def _choice(taps: int, config: WinogradConfig) -> _Choice:
         bilinear_algorithm(config.algorithm, edge, config.points, taps) for edge in edges
     )
     if config.scales in SCALE_RULES:
-        scales = None
+        learned = None
     elif columns:
         raise ConfigError(
             f"scales are {config.scales!r} and tile is {config.tile}; a tile that is no square "
             f"takes one of {', '.join(SCALE_RULES)}"
         )
     else:
-        scales = resolve_scales(config.scales, rows)
-    return _Choice(
-        tile=tile,
-        points=rows.points or None,
-        column_points=columns[0].points if columns else None,
-        s_b=scales.s_b if scales else None,
-        s_g=scales.s_g if scales else None,
-    )
+        learned = learned_scales(config.scales, rows)
+    return _Choice(tile, rows, columns[0].points if columns else None, learned)
 
 
 def _quantized(layer: LayerPlan, choice: _Choice | str, config: WinogradConfig) -> LayerPlan:
     if isinstance(choice, str):
         return replace(layer, reason=Reason.NO_ALGORITHM, detail=choice)
+    learned = choice.learned
+    scales = None if learned is None else learned.scales_for(choice.rows, layer.name)
     return replace(
         layer,
         algorithm=config.algorithm,
         tile=choice.tile,
-        points=choice.points,
+        points=choice.rows.points or None,
         precision=config.precision,
         group_size=config.group_size,
         scales=config.scales,
         steps=config.steps,
         weight_steps=config.weight_steps,
-        s_b=choice.s_b,
-        s_g=choice.s_g,
+        s_b=scales.s_b if scales else None,
+        s_g=scales.s_g if scales else None,
         column_points=choice.column_points,
     )
 
