@@ -65,9 +65,14 @@ def test_direct_is_the_identity() -> None:
     [
         ((0, 1, 1), "point 1 is there twice"),
         ((0, "1/2", "2/4"), "point 1/2 is there twice"),
-        ((0, 1), "2 finite points are given; 3 are needed"),
-        ((0, 1, 2, 3), "4 finite points are given; 3 are needed"),
-        ((0, "inf", 1), "point 'inf' is not a rational number; infinity may only come last"),
+        ((0, 1), r"2 finite points are given \(a pair counts twice\); 3 are needed"),
+        ((0, 1, 2, 3), r"4 finite points are given .*; 3 are needed"),
+        ((0, 1, "i"), r"4 finite points are given .*; 3 are needed"),
+        (("i", "i"), "point i is there twice"),
+        (
+            (0, "inf", 1),
+            "point 'inf' is not a rational number nor one of i, w, -w; infinity may only come last",
+        ),
         ((0, "one", 1), "point 'one' is not a rational number"),
         ((0, "1/0", 1), "point '1/0' is not a rational number"),
     ],
