@@ -21,7 +21,7 @@ SCALES = ("standard", "row-norm", "correlated", LEARNED)
 SCALES_SUFFIX = ".safetensors"  # of a file of scales, whose path is as good as a name
 STEPS = ("axis", "tile")
 WEIGHT_STEPS = ("tap", "filter")
-NAMED_POINTS = ("best", "lavin")
+NAMED_POINTS = ("best", "lavin", "complex")
 # A group's products are summed in int32, where 2**16 of them fit whatever their signs.
 LARGEST_GROUP = 2**12
 
@@ -35,8 +35,9 @@ class WinogradConfig:
     algorithm : "winograd", "sfc" (symbolic Fourier), "direct" (int8 without a transform), "float",
         or "auto": for each layer the cheapest that keeps the accuracy budget, by measuring.
     tile : outputs a tile edge, m of F(m, 3); for "sfc" 4 or 6; of no use in "auto".
-    points : "best", "lavin", or the finite interpolation points as fractions ("0", "2/3", ...); of
-        use in "winograd" only.
+    points : "best", "lavin", "complex" (tiles from 3: a product more each axis, far less noise; in
+        F(5,3) and F(6,3) for "hadamard" only), or the finite interpolation points as fractions and
+        "i", for +-i ("0", "2/3", ...); of use in "winograd" and "auto" only.
     precision : "hadamard" (the product alone in int8) or "full" (every stage in int8).
     group_size : channels that share a quantization step; 0 means all of a layer.
     scales : "standard", "row-norm", "correlated", "learned" (those that come with wqtvm), or

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from wqtvm.errors import AlgorithmError
-from wqtvm.fastconv import NAMED_POINTS, as_matrix, direct, integer_matrix, toom_cook, winograd
+from wqtvm.fastconv import NAMED_POINTS, as_matrix, direct, integer_matrix, sfc, toom_cook, winograd
 
 
 def test_f23_is_winograds_in_the_standard_normalisation() -> None:
@@ -82,8 +82,19 @@ def test_wrong_points_are_refused(points: tuple[int | str, ...], message: str) -
         toom_cook(2, 3, points)
 
 
+def test_a_pair_takes_three_products() -> None:
+    algorithm = winograd(6, "complex")
+    assert algorithm.points == ("0", "3/4", "-3/4", "4/3", "-4/3", "i", "inf")
+    assert (algorithm.n, algorithm.saving) == (9, 4)
+    # The rows of G evaluate the residue (g_0 - g_2) + g_1 x modulo x^2 + 1 at 0, 2 and -2.
+    assert algorithm.g[5:8] == as_matrix([[1, 0, -1], [1, 2, -1], [1, -2, -1]])
+    assert winograd(4, "complex").b_t == sfc(4).b_t
+
+
 def test_unknown_names_and_tiles_are_refused() -> None:
-    with pytest.raises(AlgorithmError, match="points are 'chebyshev'; give one of lavin, best"):
+    with pytest.raises(
+        AlgorithmError, match="points are 'chebyshev'; give one of lavin, best, complex"
+    ):
         winograd(4, "chebyshev")
     with pytest.raises(AlgorithmError, match="tile is 7; 'best' points exist for 2, 3, 4, 5, 6"):
         winograd(7)

@@ -72,6 +72,9 @@ def test_odd_shapes(
         {"family": "sfc", "tile": 6},
         {"family": "sfc", "precision": "full", "steps": "tile", "scales": "row-norm"},
         {"family": "sfc", "precision": "full", "tile": 6},
+        {"tile": 6, "points": "complex"},
+        {"tile": 5, "points": "complex"},
+        {"tile": 3, "points": "complex", "precision": "full"},
     ],
     ids=lambda options: "-".join(f"{value}" for value in options.values()),
 )
