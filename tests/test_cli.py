@@ -330,6 +330,23 @@ def test_report(wqtvm):
     assert float(shown[1]) == pytest.approx(measured["outputs"][0]["sqnr_db"], abs=0.051)
 
 
+def test_points(wqtvm):
+    code, out, err = wqtvm("points")
+    assert (code, err) == (0, "")
+    assert re.search(r"F\(4,3\) +0 2/3 -2/3 3/2 -3/2 inf +4\.00 +97 +13\.56 +5\.63 +4\.03 ", out)
+    assert re.search(r"SFC-4\(4,3\) +2\.94 +2 +3\.43 +1\.59 ", out)
+    code, out, _ = wqtvm("points", "--tile", "4", "--points", "0, 1,-1, 1/2,-2", "--json")
+    (row,) = json.loads(out)
+    assert row["noise_gain_db"]["0"] == pytest.approx(16.83, abs=0.006)
+    search = ("points", "--tile", "4", "--search", "--complex", "i", "--correlation", "0.9", "-q")
+    code, out, err = wqtvm(*search)
+    assert (code, err) == (0, "")
+    assert re.search(r"0 1 -1 i inf +2\.94 ", out.splitlines()[3])
+    refused(wqtvm("points", "--search"), "tile is not given")
+    refused(wqtvm("points", "--tile", "4", "--search", "--points", "best"), "either --points or")
+    refused(wqtvm("points", "--tile", "4", "--points", "0,x"), "'x' is not a rational number nor")
+
+
 def test_doctor(wqtvm, monkeypatch):
     code, out, err = wqtvm("doctor")
     assert (code, err) == (0, "")
@@ -365,7 +382,7 @@ def test_internal_errors_are_named_and_traced_on_request(wqtvm, monkeypatch):
 def test_help_teaches(wqtvm):
     code, out, _ = wqtvm("--help")
     assert code == 0
-    for command in ("compile", "run", "report", "doctor", "demo"):
+    for command in ("compile", "run", "report", "points", "doctor", "demo"):
         assert f"\n  {command} " in out
         code, text, _ = wqtvm(command, "--help")
         assert code == 0

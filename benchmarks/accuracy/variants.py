@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 
 from wqtvm import WinogradConfig, fastconv
 from wqtvm.errors import ConfigError, WqtvmError
-from wqtvm.fastconv import BilinearAlgorithm, ScaleSet, named_scales
+from wqtvm.fastconv import BilinearAlgorithm, ScaleSet, named_scales, standard_scales
 from wqtvm.learning import resolve_scales
 from wqtvm.quantization.scheme import Scheme
 
 ALGORITHMS: Mapping[str, WinogradConfig] = {
     "F2": WinogradConfig(tile=2),
+    "F3-complex": WinogradConfig(tile=3, points="complex"),
     "F4": WinogradConfig(tile=4),
     "F4-lavin": WinogradConfig(tile=4, points="lavin"),
+    "F5-complex": WinogradConfig(tile=5, points="complex"),
+    "F6-complex": WinogradConfig(tile=6, points="complex"),
     "F6": WinogradConfig(tile=6),
     "SFC4": WinogradConfig("sfc", tile=4),
     "SFC6": WinogradConfig("sfc", tile=6),
@@ -59,9 +62,10 @@ def variants() -> dict[str, Variant]:
     """All variants, by name.
 
     In ``hadamard`` scales cancel, so that each algorithm is there once. In ``full`` there is one
-    for each rule of scales; "learned" are those that come with wqtvm, where there is a set. At the
-    end "tile" is the paper's setting, one step for a group's whole tile, and "axis" has one for a
-    group's row or column of it; elsewhere each channel's row or column has its own.
+    for each rule of scales, where the integers of B^T are exact; "learned" are those that come with
+    wqtvm, where there is a set. At the end "tile" is the paper's setting, one step for a group's
+    whole tile, and "axis" has one for a group's row or column of it; elsewhere each channel's row
+    or column has its own.
     """
     found = {
         "direct-filter": WinogradConfig("direct", weight_steps="filter"),
@@ -73,6 +77,8 @@ def variants() -> dict[str, Variant]:
             if _scales(rule, bilinear_algorithm(config)) is None:
                 continue
             full = replace(config, precision="full", scales=rule)
+            if not _exact(full):
+                break
             found[f"{name}-full-{rule}"] = full
             steps = "axis" if rule == "correlated" else "tile"
             found[f"{name}-full-{rule}-{steps}"] = replace(full, steps=steps)
@@ -95,6 +101,16 @@ def chosen(names: list[str]) -> list[Variant]:
             raise ConfigError(f"variant is {name!r}; give the start of one of {', '.join(known)}")
         found += [known[name]] if name in known else matches
     return list(dict.fromkeys(found)) if found else list(known.values())
+
+
+def _exact(config: WinogradConfig) -> bool:
+    """Whether the precision is exact for the algorithm's integers."""
+    algorithm = bilinear_algorithm(config)
+    try:
+        Scheme(algorithm, standard_scales(algorithm), config.precision)
+    except ConfigError:
+        return False
+    return True
 
 
 def _scales(rule: str, algorithm: BilinearAlgorithm) -> ScaleSet | None:

@@ -24,6 +24,7 @@ from rich.markup import escape
 from .config import DEFAULT_TILES, PRECISIONS, TILES, Precision, WinogradConfig
 from .demo.images import IMAGES
 from .errors import WqtvmError
+from .fastconv.command import points_command
 from .learning.command import learn_scales_command
 from .options import common, configuration, network
 from .versions import ABSENT, version
@@ -44,6 +45,8 @@ Compile a network of your own, here the demo's, and run it:
   wqtvm compile wqtvm.demo.weights:pretrained \\
         --input 1x3x512x512 --input 1x1x1x1 --output ffdnet.wq
   wqtvm run ffdnet.wq --input noisy.png --input 0.098 --output clean.png
+Which fast convolutions there are, and how loud their noise is:
+  wqtvm points
 How much accuracy each of its layers costs:
   wqtvm report wqtvm.demo.weights:pretrained \\
         --input noisy.png --input 1x1x1x1=0.098
@@ -367,6 +370,7 @@ def demo(
 
 
 commands.add_command(learn_scales_command)
+commands.add_command(points_command)
 
 
 def _complain(what: str, message: str) -> None:

@@ -22,7 +22,7 @@ SCALES = ("standard", "row-norm", "correlated", LEARNED)
 SCALES_SUFFIX = ".safetensors"  # of a file of scales, whose path is as good as a name
 STEPS = ("channel", "axis", "tile")
 WEIGHT_STEPS = ("tap", "filter")
-NAMED_POINTS = ("best", "lavin")
+NAMED_POINTS = ("best", "lavin", "complex")
 # A group's products are summed in int32, where 2**16 of them fit whatever their signs.
 LARGEST_GROUP = 2**12
 
@@ -38,8 +38,10 @@ class WinogradConfig:
     tile : outputs a tile edge, m of F(m, 3) and F(m, 5), or with "winograd" its rows and columns
         where they differ, such as (4, 2); for "sfc" 4 or 6; of no use in "auto". If None, 4 for
         kernels of 3x3 and 2 for 5x5, both of which take 36 products a tile and lose about as much.
-    points : "best", "lavin", or the finite interpolation points as fractions ("0", "2/3", ...), for
-        square tiles; of use in "winograd" only.
+    points : "best", "lavin", "complex" (of F(m, 3) from m = 3: a product more each axis, far less
+        noise; in F(5,3) and F(6,3) for "hadamard" only), or the finite interpolation points as
+        fractions and "i", for +-i ("0", "2/3", ...), for square tiles; of use in "winograd" and
+        "auto" only.
     precision : "hadamard" (the product alone in int8) or "full" (every stage in int8).
     group_size : channels that share a quantization step; 0 means all of a layer.
     scales : "standard", "row-norm", "correlated", "learned" (those that come with wqtvm), or

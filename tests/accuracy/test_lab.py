@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.accuracy import stride2
 from benchmarks.accuracy.__main__ import measure_network
 from benchmarks.accuracy.fashion.frechet import Moments, frechet_distance
 from benchmarks.accuracy.measure import Subject
@@ -69,6 +70,26 @@ def test_variants_are_chosen_by_the_start_of_their_names() -> None:
     assert [v.name for v in chosen(["F4-full-learned"])] == ["F4-full-learned"]
     with pytest.raises(ConfigError, match="variant is 'F9'"):
         chosen(["F9"])
+
+
+def test_variants_in_full_are_exact() -> None:
+    known = variants()
+    assert "F3-complex-full-correlated" in known
+    assert "F6-complex-hadamard" in known
+    assert not any(name.startswith("F6-complex-full") for name in known)
+    assert all(variant.scheme.algorithm.r == 3 for variant in known.values())
+
+
+@pytest.mark.parametrize("m", stride2.POINTS)
+def test_stride_2_by_phases_is_exact(m: int) -> None:
+    algorithm = stride2.by_phases(m, stride2.POINTS[m])
+    assert algorithm.n == 2 * m + 1
+    found = np.einsum("ak,kj,ki->aji", algorithm.a_t, algorithm.g, algorithm.b_t)
+    wanted = np.zeros_like(found)
+    for a in range(m):
+        for j in range(3):
+            wanted[a, j, 2 * a + j] = 1
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
 
 
 def test_results_resume_after_a_truncated_line(

@@ -35,9 +35,12 @@ def apply(matrix: tuple[tuple[Fraction, ...], ...], vector: list[Fraction]) -> l
 def test_random_points_correlate_random_rationals_exactly(data: st.DataObject) -> None:
     m = data.draw(st.integers(1, 6))
     r = data.draw(st.integers(1, 5))
-    count = m + r - 2
+    most = min(3, (m + r - 2) // 2)
+    pairs = data.draw(st.lists(st.sampled_from(("i", "w", "-w")), max_size=most, unique=True))
+    count = m + r - 2 - 2 * len(pairs)
     points = data.draw(st.lists(FRACTIONS, min_size=count, max_size=count, unique=True))
-    algorithm = toom_cook(m, r, points)
+    algorithm = toom_cook(m, r, [*points, *pairs])
+    assert algorithm.n == m + r - 1 + len(pairs)
     signal = data.draw(st.lists(FRACTIONS, min_size=algorithm.t, max_size=algorithm.t))
     kernel = data.draw(st.lists(FRACTIONS, min_size=r, max_size=r))
     products = [

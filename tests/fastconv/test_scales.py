@@ -36,6 +36,10 @@ from wqtvm.fastconv import (
         (5, "best", 21.43),
         (6, "lavin", 26.29),
         (6, "best", 26.29),
+        (3, "complex", 2.30),
+        (4, "complex", 3.43),
+        (5, "complex", 5.49),
+        (6, "complex", 8.45),
     ],
 )
 def test_noise_gain(tile: int, points: str | tuple[str, ...], decibel: float) -> None:
@@ -57,6 +61,19 @@ def test_noise_gain_does_not_depend_on_scales() -> None:
 @pytest.mark.parametrize("tile", NAMED_POINTS["best"])
 def test_best_points_are_no_worse_than_lavins(tile: int) -> None:
     assert noise_gain_db(winograd(tile, "best")) <= noise_gain_db(winograd(tile, "lavin"))
+
+
+@pytest.mark.parametrize("rho", [0, 0.85, 0.9, 0.95])
+@pytest.mark.parametrize(
+    ("tile", "points", "other"),
+    [(3, "complex", (2, "best")), (6, "complex", (4, "best")), (4, "complex", (3, "best"))],
+)
+def test_complex_points_have_less_noise_for_as_many_multiplications(
+    tile: int, points: str, other: tuple[int, str], rho: float
+) -> None:
+    ours, theirs = winograd(tile, points), winograd(*other)
+    assert ours.saving >= 0.9 * theirs.saving
+    assert noise_gain_db(ours, rho) < noise_gain_db(theirs, rho)
 
 
 @pytest.mark.parametrize("tile", [2, 4, 6])

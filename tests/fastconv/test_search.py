@@ -45,6 +45,29 @@ def test_points_for_smooth_inputs(m: int, rho: float, magnitudes: tuple[str, ...
     assert best.white_noise_gain_db == noise_gain_db(algorithm)
 
 
+@pytest.mark.parametrize(
+    ("m", "correlation", "magnitudes"),
+    [(3, None, "5/6"), (4, None, "1"), (4, 0.9, "1"), (6, None, "3/4 4/3"), (6, 0.85, "3/4 4/3")],
+)
+def test_complex_points(m: int, correlation: float | None, magnitudes: str) -> None:
+    best, *_ = search_points(
+        m, correlation=correlation, complex_points=("i",), largest_integer=2**24, largest_term=6
+    )
+    assert set(best.points) == set(NAMED_POINTS["complex"][m])
+    positive = [p for p in best.points if p not in ("0", "i") and not p.startswith("-")]
+    assert positive == magnitudes.split()
+    algorithm = winograd(m, "complex")
+    assert best.noise_gain_db == pytest.approx(noise_gain_db(algorithm, correlation or 0), abs=1e-9)
+    assert best.largest_integer == integer_matrix(algorithm.b_t).largest
+
+
+def test_complex_points_whose_integers_are_too_large_are_left_out() -> None:
+    # Without the limit the best has the largest integer 674, 360 of it in a row of a real point.
+    found = search_points(6, complex_points=("i",), largest_term=3)
+    assert all(candidate.largest_integer <= 127 for candidate in found)
+    assert search_points(2, complex_points=("w",))[0].points == ("0", "w")
+
+
 def test_candidates_are_ranked_and_fit() -> None:
     found = search_points(4, correlation=0.9, largest_integer=60, count=8)
     assert len(found) == 8
@@ -86,6 +109,12 @@ def test_noise_gain_of_correlated_inputs_does_not_depend_on_scales() -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(
+        AlgorithmError, match=r"complex_points are \('j',\); give at most 2 of i, w"
+    ):
+        search_points(4, complex_points=("j",))
+    with pytest.raises(AlgorithmError, match="give at most 1 of i, w, -w"):
+        search_points(2, complex_points=("i", "w"))
     with pytest.raises(AlgorithmError, match="m is 0; give an integer of at least 1"):
         search_points(0)
     with pytest.raises(AlgorithmError, match="largest_term is 0; give an integer of at least 1"):

@@ -14,6 +14,7 @@ from wqtvm.fastconv import (
     integer_matrix,
     noise_gain_db,
     search_points,
+    sfc,
     toom_cook,
     winograd,
 )
@@ -92,9 +93,14 @@ def test_direct_is_the_identity() -> None:
     [
         ((0, 1, 1), "point 1 is there twice"),
         ((0, "1/2", "2/4"), "point 1/2 is there twice"),
-        ((0, 1), "2 finite points are given; 3 are needed"),
-        ((0, 1, 2, 3), "4 finite points are given; 3 are needed"),
-        ((0, "inf", 1), "point 'inf' is not a rational number; infinity may only come last"),
+        ((0, 1), r"2 finite points are given \(a pair counts twice\); 3 are needed"),
+        ((0, 1, 2, 3), r"4 finite points are given .*; 3 are needed"),
+        ((0, 1, "i"), r"4 finite points are given .*; 3 are needed"),
+        (("i", "i"), "point i is there twice"),
+        (
+            (0, "inf", 1),
+            "point 'inf' is not a rational number nor one of i, w, -w; infinity may only come last",
+        ),
         ((0, "one", 1), "point 'one' is not a rational number"),
         ((0, "1/0", 1), "point '1/0' is not a rational number"),
     ],
@@ -104,8 +110,19 @@ def test_wrong_points_are_refused(points: tuple[int | str, ...], message: str) -
         toom_cook(2, 3, points)
 
 
+def test_a_pair_takes_three_products() -> None:
+    algorithm = winograd(6, "complex")
+    assert algorithm.points == ("0", "3/4", "-3/4", "4/3", "-4/3", "i", "inf")
+    assert (algorithm.n, algorithm.saving) == (9, 4)
+    # The rows of G evaluate the residue (g_0 - g_2) + g_1 x modulo x^2 + 1 at 0, 2 and -2.
+    assert algorithm.g[5:8] == as_matrix([[1, 0, -1], [1, 2, -1], [1, -2, -1]])
+    assert winograd(4, "complex").b_t == sfc(4).b_t
+
+
 def test_unknown_names_and_tiles_are_refused() -> None:
-    with pytest.raises(AlgorithmError, match="points are 'chebyshev'; give one of lavin, best"):
+    with pytest.raises(
+        AlgorithmError, match="points are 'chebyshev'; give one of lavin, best, complex"
+    ):
         winograd(4, "chebyshev")
     with pytest.raises(AlgorithmError, match=r"tile is 7; 'best' .* F\(m,3\) exist for m of 2, 3"):
         winograd(7)
@@ -113,7 +130,9 @@ def test_unknown_names_and_tiles_are_refused() -> None:
         winograd(6, r=5)
     with pytest.raises(AlgorithmError, match=r"F\(m,9\) exist for m of no tile"):
         winograd(2, r=9)
-    with pytest.raises(AlgorithmError, match=r"F\(2,5\): 3 finite points are given; 5 are needed"):
+    with pytest.raises(
+        AlgorithmError, match=r"F\(2,5\): 3 finite points are given .*; 5 are needed"
+    ):
         winograd(2, (0, 1, -1), r=5)
     with pytest.raises(AlgorithmError, match="must be positive"):
         toom_cook(0, 3, (1,))

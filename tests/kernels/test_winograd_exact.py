@@ -114,6 +114,9 @@ def test_five_taps_and_rectangles(
         {"tile": (2, 6), "group_size": 12},
         {"tile": (3, 4), "precision": "full", "steps": "tile", "scales": "row-norm"},
         {"family": "sfc", "tile": (6, 4), "precision": "full"},
+        {"tile": 6, "points": "complex"},
+        {"tile": 5, "points": "complex"},
+        {"tile": 3, "points": "complex", "precision": "full"},
     ],
     ids=lambda options: "-".join(f"{value}" for value in options.values()),
 )

@@ -104,7 +104,10 @@ class TwoSizes(nn.Module):
     [
         (WinogradConfig(tile=6), r"tile is 6; 'best' points of F(m,5) exist for m of 2, 3, 4"),
         (WinogradConfig(tile=(2, 5)), "tile is 5; 'best' points of F(m,5)"),
-        (WinogradConfig(tile=2, points=("0", "1", "-1")), "F(2,5): 3 finite points are given; 5"),
+        (
+            WinogradConfig(tile=2, points=("0", "1", "-1")),
+            "F(2,5): 3 finite points are given (a pair counts twice); 5",
+        ),
         (WinogradConfig(algorithm="sfc"), "SFC is for 3 taps of a kernel, not for 5"),
         (
             WinogradConfig(tile=4, precision="full", scales="learned"),

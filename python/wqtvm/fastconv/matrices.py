@@ -1,7 +1,8 @@
-"""Products and inverses of exact matrices."""
+"""Products, inverses and compositions of exact matrices."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 from .bilinear import Matrix
@@ -22,6 +23,18 @@ def product(left: Matrix, right: Matrix) -> Matrix:
         )
         for row in left
     )
+
+
+def block_diagonal(blocks: Sequence[Matrix]) -> Matrix:
+    """Blocks along the diagonal, zeros elsewhere."""
+    width = sum(len(block[0]) for block in blocks)
+    rows: list[tuple[Fraction, ...]] = []
+    before = 0
+    for block in blocks:
+        after = width - before - len(block[0])
+        rows += [(*[Fraction(0)] * before, *row, *[Fraction(0)] * after) for row in block]
+        before += len(block[0])
+    return tuple(rows)
 
 
 def inverse(matrix: Matrix) -> Matrix:

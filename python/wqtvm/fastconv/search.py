@@ -9,8 +9,9 @@ from fractions import Fraction
 from itertools import combinations
 
 from ..errors import AlgorithmError
+from .rows import integer_matrix
 from .scales import noise_gain_db
-from .toom_cook import KERNEL_TAPS, toom_cook
+from .toom_cook import KERNEL_TAPS, PAIRS, toom_cook
 
 INT8 = 127
 
@@ -40,6 +41,7 @@ def search_points(
     r: int = KERNEL_TAPS,
     *,
     correlation: float | None = None,
+    complex_points: tuple[str, ...] = (),
     largest_integer: int = INT8,
     largest_term: int = 6,
     count: int = 10,
@@ -47,7 +49,7 @@ def search_points(
 ) -> tuple[PointCandidate, ...]:
     """Points of F(m, r) with the least noise gain, the best first.
 
-    All sets of pairs p, -p of fractions are tried, with 0 where the count of finite points is odd.
+    All sets of pairs p, -p of fractions are tried, with 0 where the count of real points is odd.
     What is minimised is ``noise_gain_db(algorithm, correlation)``, that is ``20 log10(M1)`` with
 
         M1 = sum over outputs a and products k of A^T[a, k]^2 var_k |g_k|^2 / (m r)
@@ -62,7 +64,9 @@ def search_points(
     Parameters
     ----------
     correlation : of neighbouring inputs, at least 0 and below 1; None for white inputs.
-    largest_integer : the integer rows of B^T may have no larger entry; int8 is exact up to 127.
+    complex_points : pairs that belong to every set, as for ``toom_cook``, such as ("i",).
+    largest_integer : the integer rows of B^T may have no larger entry; int8 is exact up to 127, as
+        precision "full" needs, float32 up to 2**24.
     largest_term : of numerators and denominators of the points.
     count : candidates to return, at most. Of two with the same gain, as sets of p and of 1/p have,
         the one with the smaller integers comes first.
@@ -82,14 +86,23 @@ def search_points(
         for denominator in range(1, largest_term + 1)
         if math.gcd(numerator, denominator) == 1
     )
-    pairs, with_zero = divmod(m + r - 2, 2)
+    real = m + r - 2 - 2 * len(complex_points)
+    unknown = set(complex_points) - PAIRS.keys()
+    if unknown or real < 0:
+        raise AlgorithmError(
+            f"complex_points are {complex_points!r}; give at most {(m + r - 2) // 2} of "
+            f"{', '.join(PAIRS)}"
+        )
+    pairs, with_zero = divmod(real, 2)
     total = math.comb(len(magnitudes), pairs)
     found = []
     for done, chosen in enumerate(combinations(magnitudes, pairs), start=1):
         points = [Fraction(0)] * with_zero + [p for p0 in chosen for p in (p0, -p0)]
-        largest = max(abs(entry) for row in _integer_rows(points) for entry in row)
-        if largest <= largest_integer:
-            found.append(_candidate(m, r, points, correlation, largest))
+        rows = _integer_rows(points, complex_points)
+        if max(abs(entry) for row in rows for entry in row) <= largest_integer:
+            candidate = _candidate(m, r, [*points, *complex_points], correlation)
+            if candidate.largest_integer <= largest_integer:
+                found.append(candidate)
         if progress is not None:
             progress(done, total)
     if not found:
@@ -101,24 +114,36 @@ def search_points(
 
 
 def _candidate(
-    m: int, r: int, points: Sequence[Fraction], correlation: float | None, largest: int
+    m: int, r: int, points: Sequence[Fraction | str], correlation: float | None
 ) -> PointCandidate:
     algorithm = toom_cook(m, r, points)
     white = noise_gain_db(algorithm)
     gain = white if correlation is None else noise_gain_db(algorithm, correlation)
+    largest = integer_matrix(algorithm.b_t).largest
     return PointCandidate(algorithm.points[:-1], gain, white, largest)
 
 
 def _rank(candidate: PointCandidate) -> tuple[float, int, tuple[Fraction, ...]]:
     # Rounded, so that equal gains, computed in another order, are equal.
     rounded = round(candidate.noise_gain_db, 9)
-    return rounded, candidate.largest_integer, tuple(map(Fraction, candidate.points))
+    real = tuple(Fraction(point) for point in candidate.points if point not in PAIRS)
+    return rounded, candidate.largest_integer, real
 
 
-def _integer_rows(points: Sequence[Fraction]) -> Iterator[Sequence[int]]:
-    """Rows of B^T up to a factor: coefficients of the products of all x - p but one, and of all."""
+def _integer_rows(
+    points: Sequence[Fraction], complex_points: Sequence[str]
+) -> Iterator[Sequence[int]]:
+    """Rows of B^T for real points and infinity, up to a factor.
+
+    They are the coefficients of the products of all factors x - p and x^2 + p x + 1 but the point's
+    own, and of all.
+    """
+    pairs = [1]
+    for text in complex_points:
+        longer = zip([*pairs, 0, 0], [0, *pairs, 0], [0, 0, *pairs], strict=True)
+        pairs = [a + PAIRS[text].p * b + c for a, b, c in longer]
     for left_out in (*points, None):
-        row = [1]
+        row = pairs
         for point in points:
             if point != left_out:
                 times_x, times_one = [0, *row], [*row, 0]
