@@ -92,7 +92,7 @@ CASES: dict[str, tuple[Callable[[], object], type[WqtvmError], str]] = {
     ),
     "precision": (config(precision="int8"), ConfigError, r"precision is 'int8'; give one of"),
     "scales": (config(scales="best"), ConfigError, r"scales is 'best'; give one of .* the path of"),
-    "steps": (config(steps=""), ConfigError, r"steps is ''; give one of 'axis', 'tile'"),
+    "steps": (config(steps=""), ConfigError, r"steps is ''; give one of 'channel', 'axis', 'tile'"),
     "weight steps": (config(weight_steps="x"), ConfigError, r"weight_steps is 'x'; give one of"),
     "group of three": (config(group_size=3), ConfigError, r"group_size is 3; give 0 .* of 4"),
     "negative group": (config(group_size=-4), ConfigError, r"group_size is -4; give 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -86,7 +87,9 @@ def variants() -> dict[str, Variant]:
 
 
 def chosen(names: list[str]) -> list[Variant]:
-    """Return variants by name or by the start of their name.
+    """Return variants by name or by the start of their name, or by tile and points.
+
+    "F4:0,2/3,-2/3,4/3,-4/3" is F(4,3) in ``hadamard`` with these points.
 
     Raises
     ------
@@ -96,6 +99,10 @@ def chosen(names: list[str]) -> list[Variant]:
     known = variants()
     found = []
     for name in names:
+        if own := re.fullmatch(r"F(\d):(.+)", name):
+            config = WinogradConfig(tile=int(own[1]), points=tuple(own[2].split(",")))
+            found.append(Variant(name, config))
+            continue
         matches = [variant for key, variant in known.items() if key.startswith(name)]
         if not matches:
             raise ConfigError(f"variant is {name!r}; give the start of one of {', '.join(known)}")
