@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 import torch
@@ -50,23 +52,37 @@ class EmulatedConvolution(nn.Module):
         bias: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.scheme, self.padding, self.bias = scheme, padding, bias
+        self.scheme, self.padding = scheme, padding
         quantized = quantize_weights(weight, scheme)
         self._outputs, self._channels = weight.shape[:2]
         algorithm = scheme.algorithm
         self._m, self._n, self._t = algorithm.m, algorithm.n, algorithm.t
         self._full = Layer(weight, scheme) if scheme.precision == "full" else None
+        self._hold("bias", bias)
+        if self._full is not None:
+            self._hold("_s_b", torch.tensor(scheme.effective_scales.s_b, dtype=torch.float64))
+            self._hold("_s_g", torch.tensor(scheme.effective_scales.s_g, dtype=torch.float64))
+            return
         products = quantized.u.astype(np.float32) * quantized.step[..., None]
         flat = products.reshape(self._n**2, self._outputs, -1).transpose(0, 2, 1)
-        self._u = torch.from_numpy(np.ascontiguousarray(flat))  # (taps, channels, k)
+        self._hold("_u", torch.from_numpy(np.ascontiguousarray(flat)))  # (taps, channels, k)
         rows = np.asarray(scheme.input_matrix.rows, dtype=np.float32)
-        self._input = torch.from_numpy(np.kron(rows, rows))
+        self._hold("_input", torch.from_numpy(np.kron(rows, rows)))
         output = scheme.output_matrix
-        self._output = torch.from_numpy(np.kron(output, output).astype(np.float32))
-        self._scales = tuple(
-            torch.tensor(values, dtype=torch.float64)
-            for values in (scheme.effective_scales.s_b, scheme.effective_scales.s_g)
-        )
+        self._hold("_output", torch.from_numpy(np.kron(output, output).astype(np.float32)))
+
+    def _hold(self, name: str, value: Tensor | None) -> None:
+        """Keep a tensor that goes with the module to a device, but is no part of its state."""
+        self.register_buffer(name, value, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Do as nn.Module for ``to``; what precision "full" holds moves along."""
+        super()._apply(fn, recurse)
+        if self._full is not None:
+            for name, value in vars(self._full).items():
+                if isinstance(value, Tensor):
+                    setattr(self._full, name, value.to(self._s_b.device))
+        return self
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +113,7 @@ class EmulatedConvolution(nn.Module):
         """Convolve tiles (i * j, p, c) to (a * b, p, k)."""
         if self._full is not None:
             tiles = d.reshape(self._t, self._t, *d.shape[1:]).permute(2, 0, 1, 3)
-            y = self._full(tiles, *self._scales).y  # (p, a, b, k)
+            y = self._full(tiles, self._s_b, self._s_g).y  # (p, a, b, k)
             return y.permute(1, 2, 0, 3).flatten(0, 1)
         v = (self._input @ d.flatten(1)).reshape(-1, *d.shape[1:])
         size = self.scheme.channels_per_group(self._channels)
@@ -109,6 +125,8 @@ class EmulatedConvolution(nn.Module):
 
 def emulate_network(model: nn.Module, schemes: dict[str, Scheme | None]) -> nn.Module:
     """Return a copy of a network whose named convolutions are emulated; None leaves one in float.
+
+    The copy lies on the network's device; weights are quantized on the CPU.
 
     Raises
     ------
@@ -122,11 +140,11 @@ def emulate_network(model: nn.Module, schemes: dict[str, Scheme | None]) -> nn.M
             continue
         convolution = modules[name]
         replacement = EmulatedConvolution(
-            convolution.weight.detach().double().numpy(),
+            convolution.weight.detach().cpu().double().numpy(),
             scheme,
             int(convolution.padding[0]),
             None if convolution.bias is None else convolution.bias.detach(),
         )
         parent, _, leaf = name.rpartition(".")
-        setattr(modules[parent], leaf, replacement)
+        setattr(modules[parent], leaf, replacement.to(convolution.weight.device))
     return emulated
