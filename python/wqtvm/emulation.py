@@ -44,6 +44,13 @@ class EmulatedConvolution(nn.Module):
         If a weight is NaN or infinite.
     """
 
+    bias: Tensor | None
+    _u: Tensor  # these three in precision "hadamard"
+    _input: Tensor
+    _output: Tensor
+    _s_b: Tensor  # these two in precision "full"
+    _s_g: Tensor
+
     def __init__(
         self,
         weight: NDArray[np.floating],
@@ -77,7 +84,7 @@ class EmulatedConvolution(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Do as nn.Module for ``to``; what precision "full" holds moves along."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._full is not None:
             for name, value in vars(self._full).items():
                 if isinstance(value, Tensor):
