@@ -56,3 +56,26 @@ def test_a_network_with_some_layers_emulated() -> None:
     assert isinstance(network[0], nn.Conv2d)  # the given network stays as it was
     with torch.no_grad():
         assert 20 < sqnr_db(network(x).numpy(), emulated(x).numpy()) < 60
+
+
+@pytest.mark.parametrize("precision", ["hadamard", "full"])
+def test_a_network_goes_to_another_device(precision: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3)).eval()
+    scheme = Scheme(winograd(4), correlated_scales(winograd(4)), precision)
+    emulated = emulate_network(network, {"0": scheme, "1": scheme})
+    # The device "meta" has shapes only; most operations refuse to mix it with the CPU, not all.
+    assert emulated.to("meta")(torch.zeros(2, 3, 12, 12, device="meta")).shape == (2, 3, 10, 10)
+    assert {buffer.device.type for buffer in emulated.buffers()} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device")
+@pytest.mark.parametrize("precision", ["hadamard", "full"])
+def test_a_network_on_a_gpu_is_emulated_there(precision: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 33, 3, padding=1), nn.Conv2d(33, 3, 3)).eval()
+    x = torch.randn(2, 3, 17, 12, generator=torch.Generator().manual_seed(0))
+    scheme = Scheme(winograd(4), correlated_scales(winograd(4)), precision)
+    schemes = {"0": scheme, "1": scheme}
+    expected = emulate_network(network, schemes)(x)
+    y = emulate_network(network.cuda(), schemes)(x.cuda())
+    assert y.is_cuda
+    assert sqnr_db(expected.numpy(), y.cpu().numpy()) > LEAST_DB

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .learning.emulation import Layer, quantize
+from .learning.emulation import Layer, hold_tensor, quantize
 from .quantization.arithmetic import round_up
 from .quantization.scheme import Scheme
 from .quantization.weights import quantize_weights
 
 _CHUNK_BYTES = 64 << 20  # of transformed input at a time: larger chunks gain nothing
+
+_SCALES = ("_row_s_b", "_row_s_g", "_column_s_b", "_column_s_g")  # buffers in precision "full"
 
 
 class EmulatedConvolution(nn.Module):
@@ -42,6 +44,11 @@ class EmulatedConvolution(nn.Module):
         If a weight is NaN or infinite.
     """
 
+    bias: Tensor | None
+    _u: Tensor  # these three in precision "hadamard"
+    _input: Tensor
+    _output: Tensor
+
     def __init__(
         self,
         weight: NDArray[np.floating],
@@ -50,23 +57,24 @@ class EmulatedConvolution(nn.Module):
         bias: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.scheme, self.padding, self.bias = scheme, padding, bias
+        self.scheme, self.padding = scheme, padding
         quantized = quantize_weights(weight, scheme)
         self._outputs, self._channels = weight.shape[:2]
         self._full = Layer(weight, scheme) if scheme.precision == "full" else None
+        hold_tensor(self, "bias", bias)
+        axes = (scheme.row_axis, scheme.column_axis)
+        if self._full is not None:
+            values = [values for axis in axes for values in (axis.scales.s_b, axis.scales.s_g)]
+            for name, scales in zip(_SCALES, values, strict=True):
+                hold_tensor(self, name, torch.tensor(scales, dtype=torch.float64))
+            return
         products = quantized.u.astype(np.float32) * quantized.step[..., None]
         flat = products.reshape(math.prod(scheme.products), self._outputs, -1).transpose(0, 2, 1)
-        self._u = torch.from_numpy(np.ascontiguousarray(flat))  # (taps, channels, k)
-        axes = (scheme.row_axis, scheme.column_axis)
+        hold_tensor(self, "_u", torch.from_numpy(np.ascontiguousarray(flat)))  # (taps, channels, k)
         rows, columns = (np.asarray(axis.input_matrix.rows, dtype=np.float32) for axis in axes)
-        self._input = torch.from_numpy(np.kron(rows, columns))
+        hold_tensor(self, "_input", torch.from_numpy(np.kron(rows, columns)))
         output = np.kron(*(axis.output_matrix for axis in axes))
-        self._output = torch.from_numpy(output.astype(np.float32))
-        self._scales = [
-            torch.tensor(values, dtype=torch.float64)
-            for axis in axes
-            for values in (axis.scales.s_b, axis.scales.s_g)
-        ]
+        hold_tensor(self, "_output", torch.from_numpy(output.astype(np.float32)))
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -99,7 +107,8 @@ class EmulatedConvolution(nn.Module):
         """Convolve tiles (i * j, p, c) to (a * b, p, k)."""
         if self._full is not None:
             tiles = d.reshape(*self.scheme.input_tile, *d.shape[1:]).permute(2, 0, 1, 3)
-            y = self._full(tiles, *self._scales).y  # (p, a, b, k)
+            scales = (self.get_buffer(name) for name in _SCALES)
+            y: Tensor = self._full(tiles, *scales).y  # (p, a, b, k)
             return y.permute(1, 2, 0, 3).flatten(0, 1)
         v = (self._input @ d.flatten(1)).reshape(-1, *d.shape[1:])
         size = self.scheme.channels_per_group(self._channels)
@@ -111,6 +120,8 @@ class EmulatedConvolution(nn.Module):
 
 def emulate_network(model: nn.Module, schemes: dict[str, Scheme | None]) -> nn.Module:
     """Return a copy of a network whose named convolutions are emulated; None leaves one in float.
+
+    The copy lies on the network's device; weights are quantized on the CPU.
 
     Raises
     ------
@@ -124,11 +135,11 @@ def emulate_network(model: nn.Module, schemes: dict[str, Scheme | None]) -> nn.M
             continue
         convolution = modules[name]
         replacement = EmulatedConvolution(
-            convolution.weight.detach().double().numpy(),
+            convolution.weight.detach().cpu().double().numpy(),
             scheme,
             int(convolution.padding[0]),
             None if convolution.bias is None else convolution.bias.detach(),
         )
         parent, _, leaf = name.rpartition(".")
-        setattr(modules[parent], leaf, replacement)
+        setattr(modules[parent], leaf, replacement.to(convolution.weight.device))
     return emulated

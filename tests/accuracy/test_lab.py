@@ -9,7 +9,7 @@ import pytest
 import torch
 from benchmarks.accuracy import stride2
 from benchmarks.accuracy.__main__ import measure_network
-from benchmarks.accuracy.fashion.frechet import Moments, frechet_distance
+from benchmarks.accuracy.frechet import Moments, frechet_distance
 from benchmarks.accuracy.measure import Subject
 from benchmarks.accuracy.networks import NETWORKS, network
 from benchmarks.accuracy.networks.base import (

@@ -1,14 +1,14 @@
 """Pictures from noise in several steps, float against quantized: Frechet distance and deviation.
 
     python -m benchmarks.accuracy.fashion.evaluate                    all variants, 5000 samples
-    python -m benchmarks.accuracy.fashion.evaluate --samples 1000 --variants float direct-tap F4
+    python -m benchmarks.accuracy.fashion.evaluate --samples 1000 --variants direct-tap F4
     python -m benchmarks.accuracy.fashion.evaluate --show             what is measured already
 
 The flow network, compiled for this machine, draws --samples pictures of all ten classes in --steps
 Euler steps, each variant from the same noise. Printed are the Frechet distance between the features
-of these pictures and those of the 10000 test pictures (the smaller the better; see frechet.py), the
-share of pictures that the classifier takes for the class that was asked for, and the PSNR against
-float's pictures.
+of these pictures and those of the 10000 test pictures (the smaller the better), the share of
+pictures that the classifier takes for the class that was asked for, and the PSNR against float's
+pictures.
 Each variant is written to --results when it is done, and not measured again: stop with Ctrl-C when
 you like. Variants are those of `python -m benchmarks.accuracy`, by the starts of their names.
 """
@@ -31,10 +31,10 @@ from wqtvm.errors import WqtvmError
 from wqtvm.quantization import psnr_db
 from wqtvm.runtime.model import CompiledModel
 
+from ..frechet import Moments, frechet_distance
 from ..results import Results
 from ..variants import chosen
 from .data import EDGE, FOLDER, load
-from .frechet import Moments, frechet_distance
 from .networks import CLASSES, Classifier, FlowUNet
 
 HERE = Path(__file__).resolve().parent

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..quantization.arithmetic import LARGEST, ZERO_BELOW, round_up
@@ -45,7 +45,7 @@ class Emulated:
     y: Tensor
 
 
-class Layer:
+class Layer(nn.Module):
     """One convolution, whose scales are given with each call.
 
     Parameters
@@ -54,17 +54,24 @@ class Layer:
     scheme : all but the scales, which are not used.
     """
 
+    _weight: Tensor
+    _u: Tensor
+
     def __init__(self, weight: NDArray[np.floating], scheme: Scheme) -> None:
+        super().__init__()
         self.channels = weight.shape[1]
         self._outputs = weight.shape[0]
         self._input_group = scheme.channels_per_group(self.channels)
         self._output_group = scheme.channels_per_group(self._outputs)
         self._shared_axes = SHARED_AXES[scheme.steps]
         self._filter_steps = scheme.weight_steps == "filter"
-        self._weight = torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32))
+        hold_tensor(
+            self, "_weight", torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32))
+        )
         axes = (scheme.row_axis, scheme.column_axis)
         g = (np.asarray(axis.algorithm.g, dtype=np.float64) for axis in axes)
-        self._u = _split(torch.from_numpy(transform_weights(weight, *g)), self._input_group)
+        u = torch.from_numpy(transform_weights(weight, *g))
+        hold_tensor(self, "_u", _split(u, self._input_group))
         self._row_axis, self._column_axis = map(_Matrices, axes)
 
     def exact(self, d: Tensor) -> Tensor:
@@ -77,7 +84,7 @@ class Layer:
         noise = (self(d, s_b, s_g).y - exact).square().sum()
         return 10 * torch.log10(exact.square().sum() / noise)
 
-    def __call__(
+    def forward(
         self,
         d: Tensor,
         s_b: Tensor,
@@ -123,20 +130,33 @@ class Layer:
         return values.flatten(-2)[..., : self._outputs]
 
 
-class _Matrices:
+class _Matrices(nn.Module):
     """B^T, as integers and row scales, and A^T of one axis."""
 
+    integers: Tensor
+    row_scale: Tensor
+    _a_t: Tensor
+
     def __init__(self, axis: Axis) -> None:
+        super().__init__()
         matrix = axis.input_matrix
-        self.integers = torch.tensor(matrix.rows, dtype=torch.float32)
-        self.row_scale = torch.tensor([float(x) for x in matrix.row_scale], dtype=torch.float64)
-        self._a_t = torch.from_numpy(np.asarray(axis.algorithm.a_t, dtype=np.float64))
+        scales = [float(scale) for scale in matrix.row_scale]
+        hold_tensor(self, "integers", torch.tensor(matrix.rows, dtype=torch.float32))
+        hold_tensor(self, "row_scale", torch.tensor(scales, dtype=torch.float64))
+        hold_tensor(
+            self, "_a_t", torch.from_numpy(np.asarray(axis.algorithm.a_t, dtype=np.float64))
+        )
 
     def output_integers(self, s_b: Tensor, s_g: Tensor) -> tuple[Tensor, Tensor]:
         """A^T S_A rounded to 16 bits, and its step."""
         scaled = self._a_t / (s_b * s_g)
         step = scaled.abs().amax() / _LARGEST_OUTPUT_INTEGER
         return _round(scaled / step).float(), step.float()
+
+
+def hold_tensor(module: nn.Module, name: str, value: Tensor | None) -> None:
+    """Keep a tensor that goes with the module to a device, but is no part of its state."""
+    module.register_buffer(name, value, persistent=False)
 
 
 def quantize(values: Tensor, shared: tuple[int, ...]) -> tuple[Tensor, Tensor]:

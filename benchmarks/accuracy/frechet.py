@@ -2,8 +2,8 @@
 
 ``|mean_1 - mean_2|^2 + trace(C_1 + C_2 - 2 (C_1 C_2)^(1/2))``: Dowson and Landau, "The Frechet
 distance between multivariate normal distributions", 1982; for pictures Heusel et al., NeurIPS 2017,
-arXiv 1706.08500. There the features are those of Inception; here of a small classifier, so that
-numbers compare only among themselves.
+arXiv 1706.08500. There, and in `diffusion.py`, the features are those of Inception; in `fashion/`
+those of a small classifier, so that its numbers compare only among themselves.
 """
 
 from __future__ import annotations
