@@ -52,7 +52,6 @@ def test_steps_of_precision_hadamard_hold_the_row_scales() -> None:
     standard = Scheme(used.algorithm, standard_scales(used.algorithm), "full")
     row_scale = np.array([float(scale) for scale in used.input_matrix.row_scale])
     plain, scaled = quantize_weights(source, standard), quantize_weights(source, used)
-    np.testing.assert_array_equal(plain.u, scaled.u)
     expected = plain.step.astype(np.float64) * row_scale[:, None, None, None]
     expected = (expected * row_scale[None, :, None, None]).astype(np.float32)
     np.testing.assert_array_equal(scaled.step, expected)

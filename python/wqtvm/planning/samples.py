@@ -1,8 +1,9 @@
 """What the float network is shown: calls with the user's inputs, or with made-up ones.
 
 Pictures are made up in 0 to 1. A network that gives a picture of such values back is at home there.
-Of others, such as classifiers, nobody says whether they want 0 to 1 or 0 to 255, which is of
-consequence where biases are added: they are shown both.
+Of others, such as classifiers, nobody says whether they want 0 to 1, 0 to 255 or values around 0,
+which is of consequence where biases are added and where activations are cut off. They are shown the
+two extremes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..runtime.made_up import completed, is_picture
 from ..tensor_spec import TensorSpec
 from .float_network import FloatNetwork, Sample
 
-_PEAKS = (1.0, 255.0)  # white
+_EXTREMES = ((-2.0, 2.0), (0.0, 255.0))  # black and white: mean 0 and variance 1; bytes
 _OVERSHOOT = 0.5  # of a picture that a network gives back, beyond black and white
 _CONTRAST = 0.5  # at least, from its least value to its largest
 
@@ -25,13 +26,15 @@ _CONTRAST = 0.5  # at least, from its least value to its largest
 def made_up_samples(
     network: FloatNetwork, specs: Sequence[TensorSpec], examples: Sequence[Any] | None, seed: int
 ) -> list[Sample]:
-    """The network on one made-up call, or on one for each range that its pictures may have."""
-    dark, bright = (completed(specs, examples, seed, peak=peak) for peak in _PEAKS)
-    first = network.run(dark)
-    ambiguous = any(not np.array_equal(a, b) for a, b in zip(dark, bright, strict=True))
-    if not ambiguous or any(map(_like_the_inputs, first.outputs)):
+    """The network on a made-up call, or on two where the range of its pictures is open."""
+    unit, *extremes = (
+        completed(specs, examples, seed, span=span) for span in ((0.0, 1.0), *_EXTREMES)
+    )
+    first = network.run(unit)
+    pictures = any(not np.array_equal(a, b) for a, b in zip(unit, extremes[0], strict=True))
+    if not pictures or any(map(_like_the_inputs, first.outputs)):
         return [first]
-    return [first, network.run(bright)]
+    return [network.run(inputs) for inputs in extremes]
 
 
 def calls(values: Sequence[Any]) -> list[Sequence[Any]]:

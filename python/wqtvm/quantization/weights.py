@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import NonFiniteError, NotEligibleError
 from .arithmetic import F32, I8, quantize, split_groups
+from .rounding import round_weights
 from .scheme import Scheme
 
 
@@ -49,15 +50,18 @@ def quantize_weights(
         )
     _check_finite(weight, layer)
     transformed = transform_weights(weight, scheme.weight_matrix)
-    size = scheme.channels_per_group(weight.shape[1])
+    groups = split_groups(transformed, scheme.channels_per_group(weight.shape[1]))
     shared = (4,) if scheme.weight_steps == "tap" else (0, 1, 4)
-    quantized = quantize(split_groups(transformed.astype(np.float32), size), shared)
-    step = np.broadcast_to(quantized.step, (*quantized.q.shape[:4], 1))[..., 0]
+    quantized = quantize(groups.astype(np.float32), shared)
+    q = quantized.q
+    step = np.broadcast_to(quantized.step, (*q.shape[:4], 1))[..., 0]
     if scheme.precision == "hadamard":
         row_scale = scheme.input_row_scale
+        rows = np.asarray(scheme.input_matrix.rows, dtype=np.float64)
+        q = round_weights(groups, quantized.step, row_scale[:, None] * rows, scheme.output_matrix)
         scaled = step.astype(np.float64) * row_scale[:, None, None, None]
         step = (scaled * row_scale[None, :, None, None]).astype(np.float32)
-    return QuantizedWeights(quantized.q, step, weight.shape[1])
+    return QuantizedWeights(q, step, weight.shape[1])
 
 
 def transform_weights(

@@ -34,28 +34,33 @@ _TEXTURE, _SENSOR_NOISE = 0.05, 0.02
 
 
 def random_inputs(
-    specs: Sequence[TensorSpec], seed: int = 0, peak: float = 1.0
+    specs: Sequence[TensorSpec], seed: int = 0, span: tuple[float, float] = (0.0, 1.0)
 ) -> list[NDArray[Any]]:
     """Make up inputs, the same ones for the same seed.
 
     Floats of four axes with one or three channels, behind the batch or at the end, are pictures
-    (``dead_leaves``) from 0 to the peak; with other channels they are normally distributed,
-    neighbouring pixels correlated by ``CORRELATION``. A single float is ``NUMBER``, other floats
-    are white noise. Integers and booleans are 0 or 1, valid indices of nearly anything.
+    (``dead_leaves``), with black and white as ``span`` says; with other channels they are normally
+    distributed, neighbouring pixels correlated by ``CORRELATION``. A single float is ``NUMBER``,
+    other floats are white noise. Integers and booleans are 0 or 1, valid indices of nearly
+    anything.
     """
     generator = np.random.default_rng(seed)
-    return [np.asarray(_made_up(spec, generator, peak), dtype=spec.dtype) for spec in specs]
+    return [np.asarray(_made_up(spec, generator, span), dtype=spec.dtype) for spec in specs]
 
 
 def completed(
-    specs: Sequence[TensorSpec], examples: Sequence[Any] | None, seed: int = 0, *, peak: float = 1.0
+    specs: Sequence[TensorSpec],
+    examples: Sequence[Any] | None,
+    seed: int = 0,
+    *,
+    span: tuple[float, float] = (0.0, 1.0),
 ) -> list[NDArray[Any]]:
     """Inputs made up only where examples just stand for a shape.
 
     An example counts if it varies, or is a single number other than 0. One with three channels that
     looks like white noise does not: it is what stands for a picture in many programs.
     """
-    made_up = random_inputs(specs, seed, peak)
+    made_up = random_inputs(specs, seed, span)
     if examples is None:
         return made_up
     arrays = [e.numpy(force=True) if is_torch(e) else np.asarray(e) for e in examples]
@@ -79,7 +84,9 @@ def dead_leaves(
     return np.stack([_picture(shape[1:], generator) for _ in range(shape[0])])
 
 
-def _made_up(spec: TensorSpec, generator: np.random.Generator, peak: float) -> NDArray[Any]:
+def _made_up(
+    spec: TensorSpec, generator: np.random.Generator, span: tuple[float, float]
+) -> NDArray[Any]:
     shape = spec.shape
     if not np.issubdtype(np.dtype(spec.dtype), np.floating):
         return generator.integers(0, 2, shape)
@@ -89,7 +96,8 @@ def _made_up(spec: TensorSpec, generator: np.random.Generator, peak: float) -> N
     if axis is not None:
         images, rows, columns = (size for i, size in enumerate(shape) if i != axis)
         pictures = dead_leaves((images, rows, columns, shape[axis]), generator)
-        return peak * np.moveaxis(pictures, 3, axis)
+        black, white = span
+        return black + (white - black) * np.moveaxis(pictures, 3, axis)
     noise = generator.standard_normal(shape)
     return _smooth(_smooth(noise, 2), 3) if len(shape) == 4 else noise
 
