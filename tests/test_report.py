@@ -23,7 +23,7 @@ from wqtvm.report import (
     accuracy_report,
     decibel,
 )
-from wqtvm.runtime.specs import random_inputs
+from wqtvm.runtime.made_up import random_inputs
 from wqtvm.target import TABLE, best_of_host
 from wqtvm.tensor_spec import TensorSpec
 from wqtvm.transform.observe_layers import isolate_layers, observe_layers
@@ -116,7 +116,7 @@ def test_float_layers_lose_nothing_of_their_own(report):
 def test_without_inputs_noise_is_made_up(imported):
     (noise,) = random_inputs(imported.input_specs, seed=3)
     made_up = accuracy_report(imported, seed=3)
-    assert made_up.inputs == "smooth noise, seed 3"
+    assert made_up.inputs == "made up, seed 3"
     assert made_up.layers == accuracy_report(imported, [noise]).layers
 
 

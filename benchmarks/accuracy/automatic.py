@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import torch
+
 from wqtvm import WinogradConfig
 from wqtvm.frontend import from_torch
 from wqtvm.planning import plan_network
@@ -25,7 +27,7 @@ def automatic_schemes(
     Parameters
     ----------
     data : whether the planner is given the network's first input, and the truth for it where it is
-        known; else it makes up its own input.
+        known; else no more than single numbers of it, such as a level of noise.
     """
     imported = from_torch(subject.model, subject.inputs[0])
     prepared = pipeline.prepare(imported.module)
@@ -33,6 +35,7 @@ def automatic_schemes(
         prepared,
         WinogradConfig(algorithm="auto", max_loss_db=LOSS_DB),
         inputs=subject.inputs[0] if data else None,
+        examples=[x if x.numel() == 1 else torch.zeros_like(x) for x in subject.inputs[0]],
         targets=[subject.truth[0]] if data and subject.truth else None,
         progress=lambda stage, done, total: print(
             f"\r{stage} {done}/{total} ", end="", file=sys.stderr, flush=True

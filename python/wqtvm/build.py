@@ -16,7 +16,7 @@ from .errors import ConfigError
 from .frontend import from_torch
 from .quantization.plan import Plan
 from .runtime.model import CompiledModel
-from .runtime.specs import check_inputs
+from .runtime.specs import check_inputs, is_torch
 from .target import TargetRecord, lookup, usable_cpus
 from .transform import pipeline
 from .transform.externalize_constants import externalize_constants
@@ -65,10 +65,12 @@ def compile(
     example_inputs : their shapes and dtypes are compiled in.
     target : a name of ``wqtvm.target.target_names()``; "wq" is this machine.
     config : how eligible convolutions are computed.
-    calibration : real inputs on which algorithm "auto" measures, as for one call; else it makes up
-        smooth noise, and needs no data.
-    targets : the true outputs for them, a sequence; else the float network is taken to be 33 dB
-        (PSNR) from the truth.
+    calibration : real inputs on which algorithm "auto" measures: those of a call, or a list of
+        several calls' (targets likewise), over which it takes means. Without them it
+        measures on those example inputs that vary, as real ones do, and makes up the others: it
+        needs no data.
+    targets : the true outputs for them, a sequence; else the float network is taken to be
+        ``planning.automatic.ASSUMED_PSNR_DB`` from the truth.
     progress : called as progress(stage, steps done, steps).
 
     Returns
@@ -90,11 +92,20 @@ def compile(
     report("import", 1, 1)
     report("plan", 0, 1)
     prepared = pipeline.prepare(imported.module)
-    if calibration is not None:
-        check_inputs(calibration, imported.input_specs)
-    from .planning import plan_network  # which builds, too
+    from .planning import calls, plan_network  # which builds, too
 
-    plan = plan_network(prepared, config, inputs=calibration, targets=targets, progress=report)
+    for call in [] if calibration is None else calls(calibration):
+        check_inputs(call, imported.input_specs)
+
+    examples: Any = (example_inputs,) if is_torch(example_inputs) else example_inputs
+    plan = plan_network(
+        prepared,
+        config,
+        inputs=calibration,
+        targets=targets,
+        examples=examples,
+        progress=report,
+    )
     report("plan", 1, 1)
     built = build_module(prepared, plan, record, report)
     return CompiledModel(

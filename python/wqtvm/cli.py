@@ -255,7 +255,7 @@ def report(
     """Measure how much accuracy each layer loses against float, in dB; higher is better.
 
     "local" is a layer by itself, given exact inputs; "accumulated" is the network up to it. Real
-    inputs tell more than the smooth noise that a shape stands for.
+    inputs tell more than what is made up for a shape.
     """
     config = configuration(options)
     from . import console

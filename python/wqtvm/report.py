@@ -18,7 +18,8 @@ from .planning import plan_network
 from .quantization import sqnr_db
 from .quantization.plan import Plan
 from .runtime import cpu
-from .runtime.specs import check_inputs, is_torch, random_inputs
+from .runtime.made_up import random_inputs
+from .runtime.specs import check_inputs, is_torch
 from .target import TargetRecord, lookup
 from .transform import pipeline
 from .transform.observe_layers import isolate_layers, observe_layers
@@ -124,8 +125,8 @@ def accuracy_report(
     Parameters
     ----------
     imported : the network, from ``frontend.from_torch``.
-    inputs : as for a call of the compiled network; smooth noise if None, which stands in for an
-        image badly: real inputs tell more.
+    inputs : as for a call of the compiled network; made up (``runtime.made_up``) if None:
+        real inputs tell more.
     target : the machine to compile for, which must be able to run here.
     config : what to compare.
     plan : compared instead of what the configuration leads to.
@@ -164,7 +165,7 @@ def accuracy_report(
     outputs = map(_sqnr, _flat(exact[0]), _flat(final[0]))
     return AccuracyReport(
         target=record.name,
-        inputs=f"smooth noise, seed {seed}" if inputs is None else "given",
+        inputs=f"made up, seed {seed}" if inputs is None else "given",
         layers=tuple(
             LayerAccuracy(layer.name, layer.algorithm, layer.label, local.get(layer.name), sqnr)
             for layer, sqnr in zip(plan.layers, accumulated, strict=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import AlreadyExistsError, ConfigError, InputMismatchError, MissingDependencyError
-from .runtime.specs import random_inputs
+from .runtime.made_up import random_inputs
 from .tensor_spec import TensorSpec
 
 Array = NDArray[Any]
@@ -28,8 +28,8 @@ _DTYPES = ("float32", "int32", "int64", "bool")
 def example(text: str, seed: int = 0) -> Array:
     """Return the input that a text describes, where it must also say the shape.
 
-    Takes ``1x3x64x64`` (smooth noise), ``1x77:int64``, ``1x1x1x1=0.1`` (all of one value), and the
-    names of ``.npy`` and image files.
+    Takes ``1x3x64x64`` (made up: a picture, or noise), ``1x77:int64``, ``1x1x1x1=0.1`` (all of one
+    value), and the names of ``.npy`` and image files.
 
     Raises
     ------

@@ -13,8 +13,12 @@ from wqtvm.errors import ConfigError, InputMismatchError, NonFiniteError
 from wqtvm.frontend import from_torch
 from wqtvm.planning import plan_network
 from wqtvm.planning.candidates import saved
+from wqtvm.planning.float_network import FloatNetwork
+from wqtvm.planning.samples import made_up_samples
 from wqtvm.quantization import sqnr_db
 from wqtvm.quantization.plan import Plan, Reason
+from wqtvm.runtime.made_up import random_inputs
+from wqtvm.tensor_spec import TensorSpec
 from wqtvm.transform import pipeline
 
 AUTO = WinogradConfig(algorithm="auto")
@@ -41,6 +45,32 @@ class Trap(Easy):
             self.first.weight[4] *= 1000
             self.first.bias[4] *= 1000
             self.second.weight[:, 4] /= 1000
+
+
+class Merged(nn.Module):
+    """Branches merged into single kernels, as of RepVGG: large weights that cancel.
+
+    What the blocks add to their input is the difference of two channels that are nearly equal, 17
+    times as large, in the kernels' middle taps; the other taps are small, and matter.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Conv2d(3, 16, 3, padding=1)
+        self.body = nn.Conv2d(32, 32, 3, padding=1)
+        self.tail = nn.Conv2d(32, 3, 3, padding=1)
+        with torch.no_grad():
+            self.body.weight *= 0.2
+            for k in range(16):
+                self.body.weight[k, k, 1, 1] += 17
+                self.body.weight[k, k + 16, 1, 1] -= 17
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.relu(self.head(x))
+        both = torch.cat([first, first], 1)
+        result: Tensor = self.tail(torch.relu(self.body(both)))
+        return result
 
 
 X = (torch.randn(1, 3, 22, 18, generator=torch.Generator().manual_seed(1)),)
@@ -87,6 +117,49 @@ def test_a_trap_comes_out_right_without_help() -> None:
     assert sqnr_db(exact.numpy(), fixed(*X).numpy()) < 30
     # 0.1 dB at 33 dB of PSNR is 49.4 dB of PSNR; the range is some 15 dB above the RMS.
     assert sqnr_db(exact.numpy(), auto(*X).numpy()) > 33
+
+
+def test_merged_branches_come_out_right_without_help() -> None:
+    model = Merged().eval()
+    (x,) = random_inputs([TensorSpec("x", (1, 3, 48, 48), "float32")], seed=7)
+    image = torch.from_numpy(x)
+    with torch.no_grad():
+        exact = model(image)
+
+    def decibel(config: WinogradConfig) -> float:
+        compiled = wqtvm.compile(model, torch.zeros(1, 3, 48, 48), config=config)
+        return sqnr_db(exact.numpy(), compiled(image).numpy())
+
+    assert decibel(WinogradConfig(tile=4, points="lavin")) < 10
+    assert decibel(WinogradConfig("direct")) > 20
+    assert decibel(AUTO) > 30
+
+
+def test_several_calls_are_planned_for_at_once() -> None:
+    torch.manual_seed(3)
+    other = (0.01 * torch.randn(X[0].shape),)
+    one = plan(Easy(), inputs=X)
+    assert plan(Easy(), inputs=[X]) == one
+    assert plan(Easy(), inputs=[X, X]).layers[0].algorithm == one.layers[0].algorithm
+    with torch.no_grad():
+        truths = [[Easy().eval()(*x)] for x in (X, other)]
+    assert plan(Easy(), inputs=[X, other], targets=truths).layers
+    with pytest.raises(InputMismatchError, match="targets have shapes"):
+        plan(Easy(), inputs=[X, other], targets=truths[0])
+
+
+def test_a_picture_that_comes_back_says_what_range_pictures_have() -> None:
+    def samples(model: nn.Module) -> int:
+        prepared = pipeline.prepare(from_torch(model.eval(), X).module)
+        network = FloatNetwork(prepared, [])
+        return len(made_up_samples(network, [TensorSpec("x", (1, 3, 22, 18), "float32")], None, 0))
+
+    class Same(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 1.0
+
+    assert samples(Same()) == 1
+    assert samples(Easy()) == 2
 
 
 def test_the_compiled_network_keeps_the_loss_that_was_asked_for() -> None:

@@ -8,6 +8,7 @@ import pytest
 from wqtvm.errors import NonFiniteError, NotEligibleError
 from wqtvm.fastconv import direct, row_norm_scales, standard_scales, winograd
 from wqtvm.quantization import Scheme, quantize_weights
+from wqtvm.quantization.rounding import output_energy
 
 
 def weight(outputs: int, channels: int, taps: int = 3) -> np.ndarray:
@@ -52,7 +53,6 @@ def test_steps_of_precision_hadamard_hold_the_row_scales() -> None:
     standard = Scheme(used.algorithm, standard_scales(used.algorithm), "full")
     row_scale = np.array([float(scale) for scale in used.row_axis.input_matrix.row_scale])
     plain, scaled = quantize_weights(source, standard), quantize_weights(source, used)
-    np.testing.assert_array_equal(plain.u, scaled.u)
     expected = plain.step.astype(np.float64) * row_scale[:, None, None, None]
     expected = (expected * row_scale[None, :, None, None]).astype(np.float32)
     np.testing.assert_array_equal(scaled.step, expected)
@@ -98,8 +98,14 @@ def test_rows_and_columns_may_have_algorithms_of_their_own(
     g, h = used.row_axis.weight_matrix, used.column_axis.weight_matrix
     exact = np.einsum("ei,kcij,vj->evkc", g, source.astype(np.float64), h)
     step = np.abs(exact).max(3, keepdims=True) / 127  # one group
-    assert np.all(np.abs(quantized.u[..., 0, :9] * step - exact) <= step * 0.501)
-    if precision == "hadamard":
+    errors = quantized.u[..., 0, :9] * step - exact
+    if precision == "full":
+        assert np.all(np.abs(errors) <= step * 0.501)
+    else:  # rounded so that errors cancel at smooth outputs
+        nearest = np.rint(exact / step) * step - exact
+        row, column = output_energy(used.row_axis), output_energy(used.column_axis)
+        noise = [np.einsum("evkc,ei,vj,ijkc", d, row, column, d) for d in (errors, nearest)]
+        assert noise[0] < 0.9 * noise[1]
         step *= np.outer(used.row_axis.input_row_scale, used.column_axis.input_row_scale)[
             :, :, None, None
         ]

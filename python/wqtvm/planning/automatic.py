@@ -26,20 +26,21 @@ from ..config import WinogradConfig
 from ..emulation import EmulatedConvolution
 from ..errors import ConfigError, InputMismatchError, NonFiniteError
 from ..quantization.plan import LayerPlan, Plan, Reason
-from ..runtime.specs import is_torch, random_inputs
+from ..runtime.specs import is_torch
 from ..tensor_spec import TensorSpec
 from ..transform.plan_convolutions import plan_convolutions
 from .allocate import Option, allocate
 from .candidates import Candidate, candidates
-from .float_network import F32, FloatNetwork, weights_of
+from .float_network import F32, FloatNetwork, Sample, weights_of
+from .samples import calls, made_up_samples
 
 Progress = Callable[[str, int, int], None]
 
 DEFAULT_LOSS_DB = 0.1
 # PSNR in dB that a float network is taken to have against the truth where no truth is given, with
 # the range of its output as peak. Denoisers and super-resolution reach 25 to 35.
-ASSUMED_PSNR_DB = 35.0
-_SAMPLE = 48  # rows and columns of outputs on which candidates are compared
+ASSUMED_PSNR_DB = 33.0
+_PATCH = 24  # rows and columns of outputs in each of four patches on which candidates are compared
 _ROUNDS = 7  # of checking all errors at once
 _WIDEN = 1.5  # of the sum of noise, until it does not keep the budget
 _STAGE = "plan"
@@ -60,6 +61,7 @@ def plan_network(
     *,
     inputs: Sequence[Any] | None = None,
     targets: Sequence[Any] | None = None,
+    examples: Sequence[Any] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Plan:
@@ -67,9 +69,10 @@ def plan_network(
 
     Parameters
     ----------
-    inputs : real ones for ``@main``; made up, smooth noise, if None.
-    targets : the true outputs for these inputs, by which a loss is measured; if None, the float
-        network is taken to be ``ASSUMED_PSNR_DB`` from the truth.
+    inputs : real ones for ``@main``, of a call or a list of calls; made up if None.
+    targets : the true outputs for these inputs, of the call or each call, by which a loss is
+        measured; if None, the float network is taken to be ``ASSUMED_PSNR_DB`` from the truth.
+    examples : where there are no inputs, inputs of which those that vary are taken for real.
     seed : of made-up inputs.
     progress : called as progress("plan", steps done, steps).
 
@@ -97,18 +100,22 @@ def plan_network(
     names = [layer.name for layer in eligible]
     steps = 1 + 2 * len(names) + _ROUNDS
     report(_STAGE, 0, steps)
-    given = list(inputs) if inputs is not None else random_inputs(_specs(prepared), seed)
-    network = FloatNetwork(prepared, names, given)
-    _check_finite(network, names)
+    network = FloatNetwork(prepared, names)
+    if inputs is None:
+        samples = made_up_samples(network, _specs(prepared), examples, seed)
+    else:
+        samples = [network.run(call) for call in calls(inputs)]
+    _check_finite(samples, names)
     report(_STAGE, 1, steps)
     weights = weights_of(prepared, names)
 
     layers = []
     for index, layer in enumerate(eligible):
         offered = candidates(layer, config)
-        layers.append(_measure(layer, offered, network.features[layer.name], weights[layer.name]))
+        features = [sample.features[layer.name] for sample in samples]
+        layers.append(_measure(layer, offered, features, weights[layer.name]))
         report(_STAGE, 2 + index, steps)
-    chosen = _Chooser(network, layers, weights, config, targets).choose(
+    chosen = _Chooser(samples, layers, weights, config, targets).choose(
         lambda done: report(_STAGE, 1 + len(names) + done, steps)
     )
     report(_STAGE, steps, steps)
@@ -118,21 +125,24 @@ def plan_network(
 class _Chooser:
     def __init__(
         self,
-        network: FloatNetwork,
+        samples: Sequence[Sample],
         layers: Sequence[_Layer],
         weights: dict[str, F32],
         config: WinogradConfig,
         targets: Sequence[Any] | None,
     ) -> None:
-        self.network, self.layers, self.weights = network, layers, weights
+        self.samples, self.layers, self.weights = samples, layers, weights
         self.least = -math.inf if config.min_sqnr_db is None else config.min_sqnr_db
         loss = config.max_loss_db
         if loss is None and config.min_sqnr_db is None:
             loss = DEFAULT_LOSS_DB
         self.loss = loss
-        self.targets = None if targets is None else _arrays(targets, network.outputs)
-        self.budget = math.inf if loss is None else _budget(loss, network.outputs, self.targets)
-        self._errors: dict[str, tuple[int, F32]] = {}
+        self.distance: float | None = None  # of the float network from the truth, as noise
+        if targets is not None:
+            self.targets = _arrays(calls(targets), samples)
+            self.distance = self._mean_noise(self.targets)
+        self.budget = math.inf if loss is None else _budget(loss, self.distance)
+        self._errors: dict[str, tuple[int, list[F32]]] = {}
 
     def choose(self, step: Callable[[int], None]) -> dict[str, LayerPlan]:
         """The plans of all layers, by name."""
@@ -191,8 +201,11 @@ class _Chooser:
         index = _representative(layer)
         if index is None:
             return 0.0
-        noise = self._noise({layer.name: self._error(layer, index)})
-        return noise / layer.errors[index]
+        errors = self._error(layer, index)
+        noise = self._mean_noise(
+            [s.perturbed({layer.name: e}) for s, e in zip(self.samples, errors, strict=True)]
+        )
+        return (noise if math.isfinite(noise) else math.inf) / layer.errors[index]
 
     def _keeps_budget(self, taken: Sequence[int]) -> bool:
         errors = {
@@ -200,49 +213,70 @@ class _Chooser:
             for layer, index in zip(self.layers, taken, strict=True)
             if layer.choices[index].layer.algorithm != "float"
         }
-        results = self.network.perturbed(errors)
-        if self._energy(results) > self.budget:
+        results = [
+            sample.perturbed({name: each[i] for name, each in errors.items()})
+            for i, sample in enumerate(self.samples)
+        ]
+        if not self._mean_noise(results) <= self.budget:  # nor if it is NaN
             return False
-        if self.targets is None or self.loss is None:
+        if not self.distance or self.loss is None:
             return True
         # Errors that point away from the truth cost more than their energy.
-        exact = sum(map(_relative_noise, self.network.outputs, self.targets))
-        ours = sum(
-            _relative_noise(o, t, r)
-            for o, t, r in zip(self.network.outputs, self.targets, results, strict=True)
-        )
-        return bool(exact == 0 or 10 * math.log10(ours / exact) <= self.loss)
+        ours = self._mean_noise(results, self.targets)
+        return 10 * math.log10(ours / self.distance) <= self.loss
 
-    def _noise(self, errors: dict[str, F32]) -> float:
-        """Energy of the outputs' errors, each relative to the square of its output's range."""
-        return self._energy(self.network.perturbed(errors))
+    def _mean_noise(
+        self,
+        results: Sequence[Sequence[NDArray[Any]]],
+        wanted: Sequence[Sequence[NDArray[Any]]] | None = None,
+    ) -> float:
+        """Mean over samples of the energy of differences, relative to squares of outputs' ranges.
 
-    def _energy(self, results: Sequence[NDArray[Any]]) -> float:
-        noise = sum(map(_relative_noise, self.network.outputs, results))
-        return noise if math.isfinite(noise) else math.inf
+        Of results from what is wanted; from the float network's outputs, if None.
+        """
+        wanted = wanted or [sample.outputs for sample in self.samples]
+        energies = [
+            sum(map(_relative_noise, sample.outputs, result, true))
+            for sample, result, true in zip(self.samples, results, wanted, strict=True)
+        ]
+        return sum(energies) / len(energies)
 
-    def _error(self, layer: _Layer, index: int) -> F32:
-        """The error of a candidate on all that the layer takes, (image, row, column, channel)."""
+    def _error(self, layer: _Layer, index: int) -> list[F32]:
+        """The errors of a candidate on all that the layer takes, (image, row, column, channel)."""
         if layer.name in self._errors and self._errors[layer.name][0] == index:
             return self._errors[layer.name][1]
         planned = layer.choices[index].layer
-        x = self.network.features[layer.name]
-        y = _emulate(planned, self.weights[layer.name], x, planned.padding[0])
-        error = np.ascontiguousarray(y - self.network.results[layer.name])
-        self._errors[layer.name] = index, error  # the last one alone: they are as large as features
-        return error
+        errors = []
+        for sample in self.samples:
+            x, exact = sample.features[layer.name], sample.results[layer.name]
+            y = _emulate(planned, self.weights[layer.name], x, planned.padding[0])
+            errors.append(np.ascontiguousarray(y - exact))
+        self._errors[layer.name] = index, errors  # the last alone: they are as large as features
+        return errors
 
 
-def _measure(layer: LayerPlan, offered: Sequence[Candidate], features: F32, weight: F32) -> _Layer:
-    """Emulate each candidate on a part from the middle of the features."""
-    taps = layer.weight_shape[2]
+def _measure(
+    layer: LayerPlan, offered: Sequence[Candidate], features: Sequence[F32], weight: F32
+) -> _Layer:
+    """Emulate each candidate on parts of the features; errors are means over samples."""
+    errors = np.mean([_part_errors(layer, offered, x, weight) for x in features], 0)
+    return _Layer(layer.name, tuple(offered), tuple(map(float, errors)))
+
+
+def _part_errors(
+    layer: LayerPlan, offered: Sequence[Candidate], features: F32, weight: F32
+) -> list[float]:
+    """Energies of errors relative to the signal, on four patches, one from each quarter."""
     padding = layer.padding[0]
+    edge = _PATCH + layer.weight_shape[2] - 1
     rows, columns = features.shape[1:3]
     part = features[:1]
-    if min(rows, columns) > _SAMPLE + taps - 1:
-        edge = _SAMPLE + taps - 1
-        top, left = (rows - edge) // 2, (columns - edge) // 2
-        part, padding = part[:, top : top + edge, left : left + edge], 0
+    if min(rows, columns) >= 2 * edge:
+        tops, lefts = (
+            [(2 * i + 1) * size // 4 - edge // 2 for i in (0, 1)] for size in (rows, columns)
+        )
+        part = np.concatenate([part[:, y : y + edge, x : x + edge] for y in tops for x in lefts])
+        padding = 0
     exact = torch.nn.functional.conv2d(_channels_first(part), torch.from_numpy(weight.copy()),
                                        padding=padding)  # fmt: skip
     signal = float(exact.double().square().sum())
@@ -254,7 +288,7 @@ def _measure(layer: LayerPlan, offered: Sequence[Candidate], features: F32, weig
         y = torch.from_numpy(_emulate(candidate.layer, weight, part, padding))
         noise = float((y.permute(0, 3, 1, 2).double() - exact.double()).square().sum())
         errors.append(noise / signal if signal else 0.0)
-    return _Layer(layer.name, tuple(offered), tuple(errors))
+    return errors
 
 
 def _emulate(layer: LayerPlan, weight: F32, x: F32, padding: int) -> F32:
@@ -297,37 +331,29 @@ def _label(candidate: Candidate) -> str:
     return f"{layer.label} group {layer.group_size}"
 
 
-def _budget(
-    loss_db: float, outputs: Sequence[NDArray[Any]], targets: Sequence[Any] | None
-) -> float:
+def _budget(loss_db: float, distance: float | None) -> float:
     """Noise at the outputs by which PSNR against truth falls by as much."""
-    if targets is None:
-        own = 10 ** (-ASSUMED_PSNR_DB / 10)
-    else:
-        own = sum(map(_relative_noise, outputs, targets))
+    own = 10 ** (-ASSUMED_PSNR_DB / 10) if distance is None else distance
     return float(own * (10 ** (loss_db / 10) - 1))
 
 
-def _arrays(targets: Sequence[Any], outputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    arrays = [t.numpy(force=True) if is_torch(t) else np.asarray(t) for t in targets]
-    if [a.shape for a in arrays] != [o.shape for o in outputs]:
+def _arrays(
+    targets: Sequence[Sequence[Any]], samples: Sequence[Sample]
+) -> list[list[NDArray[Any]]]:
+    arrays = [[t.numpy(force=True) if is_torch(t) else np.asarray(t) for t in c] for c in targets]
+    given = [[array.shape for array in call] for call in arrays]
+    wanted = [[output.shape for output in sample.outputs] for sample in samples]
+    if given != wanted:
         raise InputMismatchError(
-            f"targets have shapes {[a.shape for a in arrays]}; the network's outputs have "
-            f"{[o.shape for o in outputs]}"
+            f"targets have shapes {given} by call; the network's outputs have {wanted}"
         )
     return arrays
 
 
-def _relative_noise(
-    exact: NDArray[Any], result: NDArray[Any], other: NDArray[Any] | None = None
-) -> float:
-    """Mean square of a difference, relative to the square of the exact output's range.
-
-    Of the result and the exact output, or another one.
-    """
-    span = float(exact.max()) - float(exact.min())
-    compared = exact if other is None else other
-    square = float(np.mean((compared.astype(np.float64) - result) ** 2))
+def _relative_noise(output: NDArray[Any], result: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Mean square of a result's difference from what is wanted, in squares of an output's range."""
+    span = float(output.max()) - float(output.min())
+    square = float(np.mean((wanted.astype(np.float64) - result) ** 2))
     return square / span**2 if span else (math.inf if square else 0.0)
 
 
@@ -342,9 +368,9 @@ def _specs(prepared: ir.IRModule) -> list[TensorSpec]:
     ]
 
 
-def _check_finite(network: FloatNetwork, names: Sequence[str]) -> None:
+def _check_finite(samples: Sequence[Sample], names: Sequence[str]) -> None:
     for name in names:
-        if not np.isfinite(network.results[name]).all():
+        if not all(np.isfinite(sample.results[name]).all() for sample in samples):
             raise NonFiniteError(
                 f"layer {name}: the float network gives a value that is not finite for these "
                 "inputs; give other inputs, or repair the weights"

@@ -21,7 +21,9 @@ Tile = int | tuple[int, int]
 
 _WINOGRAD_TILES = {3: (6, 4, 2), 5: (4, 3, 2)}  # offered always, by the taps of a kernel's edge
 _SFC_TILES = (6, 4)
-_FINE_GROUP = 16  # a smaller group, for layers that need it: one 16-byte vector of int8
+# Smaller groups, for layers that need them. With 8 channels F(4,3) has 5 dB less noise than with 32
+# and still takes less time than the direct convolution; with 4 it does not.
+_FINE_GROUPS = (16, 8)
 # A float operation of a transform takes the time of so many int8 products: its vectors hold a
 # quarter of them, and loads and stores come with it. With six, F(4,3) takes 2.2 times less than the
 # direct convolution at 96 channels, which is what FFDNet showed with AVX-512 VNNI.
@@ -54,9 +56,9 @@ def candidates(layer: LayerPlan, config: WinogradConfig) -> list[Candidate]:
     """
     found = []
     precisions = PRECISIONS if config.precision == "full" else ("hadamard",)
-    groups = {config.group_size}
-    if layer.weight_shape[1] > _FINE_GROUP and not 0 < config.group_size <= _FINE_GROUP:
-        groups.add(_FINE_GROUP)
+    largest = config.group_size or layer.weight_shape[1]
+    finer = {size for size in _FINE_GROUPS if size < min(largest, layer.weight_shape[1])}
+    groups = {config.group_size, *finer}
     choices: list[tuple[str, Tile | None]] = [("direct", None)]
     choices += [("winograd", tile) for tile in _winograd_tiles(layer)]
     choices += [("sfc", tile) for tile in _SFC_TILES]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,21 +32,13 @@ class FloatNetwork:
     ----------
     prepared : from ``transform.pipeline.prepare``.
     names : of convolutions, in order of execution.
-    inputs : of ``@main``, numpy arrays or torch tensors.
-
-    Attributes
-    ----------
-    features, results : what each convolution takes and gives, float32 (image, row, column,
-        channel).
-    outputs : of the network.
     """
 
-    def __init__(self, prepared: ir.IRModule, names: Sequence[str], inputs: Sequence[Any]) -> None:
+    def __init__(self, prepared: ir.IRModule, names: Sequence[str]) -> None:
         self._names = tuple(names)
         observed = observe_layers(prepared, names)
         built = build_module(perturb_layers(observed, names), Plan(()), lookup(HOST))
         self._main = VirtualMachine(built.executable, tvm.cpu())["main"]
-        self._inputs = [_tensor(value) for value in inputs]
         self._params = [_tensor(value) for value in built.params.values()]
         types = {
             layer_name(binding.var): binding.value.ty
@@ -55,20 +48,41 @@ class FloatNetwork:
         shapes = {name: tuple(int(size) for size in types[name].shape) for name in names}
         zeros = {shape: _tensor(np.zeros(shape, np.float32)) for shape in shapes.values()}
         self._zeros = {name: zeros[shape] for name, shape in shapes.items()}
-        outputs, features, results = self._run({})
-        self.outputs = [value.numpy() for value in _flat(outputs)]
-        self.features = _named(self._names, features)
-        self.results = _named(self._names, results)
 
-    def perturbed(self, errors: Mapping[str, F32]) -> list[NDArray[Any]]:
-        """Outputs of the network when errors are added to what convolutions give."""
-        return [value.numpy() for value in _flat(self._run(errors)[0])]
+    def run(self, inputs: Sequence[Any]) -> Sample:
+        """Run on inputs of ``@main``, numpy arrays or torch tensors."""
+        tensors = [_tensor(value) for value in inputs]
+        outputs, features, results = self._call(tensors, {})
+        return Sample(
+            tuple(value.numpy() for value in _flat(outputs)),
+            _named(self._names, features),
+            _named(self._names, results),
+            lambda errors: [value.numpy() for value in _flat(self._call(tensors, errors)[0])],
+        )
 
-    def _run(self, errors: Mapping[str, F32]) -> Any:
+    def _call(self, inputs: Sequence[tvm.runtime.Tensor], errors: Mapping[str, F32]) -> Any:
         added = [
             _tensor(errors[name]) if name in errors else self._zeros[name] for name in self._names
         ]
-        return self._main(*self._inputs, *added, *self._params)
+        return self._main(*inputs, *added, *self._params)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The float network on inputs of one call.
+
+    Attributes
+    ----------
+    outputs : of the network.
+    features, results : what each convolution takes and gives, by name, float32 (image, row, column,
+        channel).
+    perturbed : outputs of the network when errors, by name, are added to what convolutions give.
+    """
+
+    outputs: tuple[NDArray[Any], ...]
+    features: dict[str, F32]
+    results: dict[str, F32]
+    perturbed: Callable[[Mapping[str, F32]], list[NDArray[Any]]]
 
 
 def weights_of(prepared: ir.IRModule, names: Sequence[str]) -> dict[str, F32]:

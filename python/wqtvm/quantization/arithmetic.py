@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 I32 = NDArray[np.int32]
+
+_Float = TypeVar("_Float", bound=np.floating[Any])
 
 LARGEST = 127  # of a quantized value: symmetric, -128 is not used
 # A group whose absolute maximum is below is taken as zero: 127 / amax stays finite and amax / 127
@@ -117,7 +120,7 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def split_groups(values: F32, size: int) -> F32:
+def split_groups(values: NDArray[_Float], size: int) -> NDArray[_Float]:
     """Last axis (channels) split into (groups, size), the last group padded with zeros."""
     channels = values.shape[-1]
     padded = round_up(channels, size)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import NonFiniteError, NotEligibleError
 from .arithmetic import F32, I8, quantize, split_groups
+from .rounding import output_energy, round_weights
 from .scheme import Scheme
 
 
@@ -48,19 +49,19 @@ def quantize_weights(
             f"(output channels, input channels, {taps}, {taps})"
         )
     _check_finite(weight, layer)
-    transformed = transform_weights(
-        weight, scheme.row_axis.weight_matrix, scheme.column_axis.weight_matrix
-    )
-    size = scheme.channels_per_group(weight.shape[1])
+    axes = (scheme.row_axis, scheme.column_axis)
+    transformed = transform_weights(weight, *(axis.weight_matrix for axis in axes))
+    groups = split_groups(transformed, scheme.channels_per_group(weight.shape[1]))
     shared = (4,) if scheme.weight_steps == "tap" else (0, 1, 4)
-    quantized = quantize(split_groups(transformed.astype(np.float32), size), shared)
-    step = np.broadcast_to(quantized.step, (*quantized.q.shape[:4], 1))[..., 0]
+    quantized = quantize(groups.astype(np.float32), shared)
+    q = quantized.q
+    step = np.broadcast_to(quantized.step, (*q.shape[:4], 1))[..., 0]
     if scheme.precision == "hadamard":
-        row_scale = scheme.row_axis.input_row_scale
-        column_scale = scheme.column_axis.input_row_scale
+        q = round_weights(groups, quantized.step, *map(output_energy, axes))
+        row_scale, column_scale = (axis.input_row_scale for axis in axes)
         scaled = step.astype(np.float64) * row_scale[:, None, None, None]
         step = (scaled * column_scale[None, :, None, None]).astype(np.float32)
-    return QuantizedWeights(quantized.q, step, weight.shape[1])
+    return QuantizedWeights(q, step, weight.shape[1])
 
 
 def transform_weights(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Value = Tensor | NDArray[Any]
-
-CORRELATION = 0.9
 
 
 def is_torch(value: object) -> bool:
@@ -96,32 +93,3 @@ def from_json(value: Mapping[str, Any]) -> TensorSpec:
         tuple(int(size) for size in value["shape"]),
         np.dtype(str(value["dtype"])).name,
     )
-
-
-def random_inputs(specs: Sequence[TensorSpec], seed: int = 0) -> list[NDArray[Any]]:
-    """Make up inputs, the same ones for the same seed.
-
-    Floats are normally distributed; in arrays of images, of four axes, neighbouring pixels are
-    correlated by ``CORRELATION``, as in photographs. Integers and booleans are 0 or 1, which are
-    valid indices of nearly anything.
-    """
-    generator = np.random.default_rng(seed)
-    arrays: list[NDArray[Any]] = []
-    values: NDArray[Any]
-    for spec in specs:
-        if np.issubdtype(np.dtype(spec.dtype), np.floating):
-            values = generator.standard_normal(spec.shape)
-            if len(spec.shape) == 4:
-                values = _smooth(_smooth(values, 2), 3)
-        else:
-            values = generator.integers(0, 2, spec.shape)
-        arrays.append(np.asarray(values, dtype=spec.dtype))
-    return arrays
-
-
-def _smooth(noise: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Turn white noise into an autoregressive process of first order and the same variance."""
-    smooth = np.moveaxis(noise, axis, 0).copy()
-    for i in range(1, len(smooth)):
-        smooth[i] = CORRELATION * smooth[i - 1] + math.sqrt(1 - CORRELATION**2) * smooth[i]
-    return np.moveaxis(smooth, 0, axis)
