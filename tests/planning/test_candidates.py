@@ -13,6 +13,7 @@ from wqtvm.quantization.plan import LayerPlan, Reason
 
 AUTO = WinogradConfig(algorithm="auto")
 USUAL = {3: ["F(6,3)", "F(4,3)", "F(2,3)"], 5: ["F(4,5)", "F(3,5)", "F(2,5)"]}
+COMPLEX = {3: ["F(6,3) +-i", "F(5,3) +-i", "F(3,3) +-i"], 5: []}
 
 
 def layer(rows: int, columns: int, taps: int = 3) -> LayerPlan:
@@ -46,7 +47,7 @@ def test_tiles_that_suit_the_size_are_offered(
     rows: int, columns: int, taps: int, more: list[str]
 ) -> None:
     found = {label for label in offered(layer(rows, columns, taps)) if label.startswith("F(")}
-    assert found == {*USUAL[taps], *more}
+    assert found == {*USUAL[taps], *COMPLEX[taps], *more}
 
 
 @pytest.mark.parametrize("taps", [3, 5])
@@ -59,7 +60,7 @@ def test_every_tile_that_is_offered_besides_beats_a_usual_one(
 
     found = offered(layer(*size, taps))
     for label, planned in found.items():
-        if not label.startswith("F(") or label in USUAL[taps]:
+        if not label.startswith("F(") or label in USUAL[taps] + COMPLEX[taps]:
             continue
         usual = [found[name] for name in USUAL[taps]]
         assert any(

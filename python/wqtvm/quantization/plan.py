@@ -157,8 +157,11 @@ class LayerPlan:
 
     @property
     def label(self) -> str:
-        """What tables call the algorithm: "F(4,3)", "F(4x2,3)", "SFC-4(4,3)", "direct", "float"."""
-        return algorithm_label(self.algorithm, self.tile, self.weight_shape[2])
+        """What tables call the algorithm: "F(4,3)", "F(6,3) +-i", "F(4x2,3)", "direct", "float"."""
+        label = algorithm_label(self.algorithm, self.tile, self.weight_shape[2])
+        return (
+            f"{label} +-i" if self.algorithm == "winograd" and "i" in (self.points or ()) else label
+        )
 
     def bilinear_algorithms(self) -> tuple[BilinearAlgorithm, BilinearAlgorithm]:
         """The bilinear algorithms of an int8 layer's rows and columns: the same of a square tile.
