@@ -102,6 +102,7 @@ class CpuBlocking:
 
 
 _BLOCK_OVERHEAD_TILES = 2.0
+_PAGE, _LINE = 4096, 64  # bytes
 
 
 def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.PrimFunc:
@@ -125,6 +126,10 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     for name in ("M", "products"):
         _compute_at(sch, name, panels)
     _place_input_transform(sch, precision, blocks)
+    # Taps that lie a power of two apart would share a few sets of the caches.
+    for name in ("V", "M"):
+        item = np.dtype(str(sch.get(sch.get_sblock(name)).writes[0].source.dtype)).itemsize
+        sch.storage_align(sch.get_sblock(name), 0, 1, _PAGE // item, _LINE // item)
     for name in (*_OUTPUT_STAGES[precision], *_INPUT_STAGES[precision], *_TAP_STAGES):
         _STAGES[name](sch, blocking, sch.get_sblock(name))
     # Last: once tensorized, a block's producers can no longer be moved.
