@@ -24,6 +24,7 @@ from tvm import s_tir, tirx
 from tvm.tirx import IterVar
 
 from .amax import amax_intrinsic
+from .product_kernel import BLOCKS, MARK, Dot, write_products
 
 if TYPE_CHECKING:
     from ..topi.workload import WinogradWorkload
@@ -42,6 +43,8 @@ class CpuBlocking:
         the register file.
     intrinsic : the tensor intrinsic of the dot product, or None to leave it to the compiler.
     l2_bytes : what V and M of one block may occupy.
+    dot : the dot product as an expression, for the kernel of ``product_kernel``; None to leave the
+        order of instructions to the compiler.
     """
 
     lanes: int
@@ -51,6 +54,7 @@ class CpuBlocking:
     register_vectors: int
     intrinsic: str | None
     l2_bytes: int
+    dot: Dot | None = None
 
     def vectors(self, channels: int) -> int:
         """Vectors of output channels in an accumulator block: the most that divide a panel."""
@@ -133,8 +137,12 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     for name in (*_OUTPUT_STAGES[precision], *_INPUT_STAGES[precision], *_TAP_STAGES):
         _STAGES[name](sch, blocking, sch.get_sblock(name))
     # Last: once tensorized, a block's producers can no longer be moved.
-    _schedule_products(sch, blocking, blocking.rows(block), blocking.vectors(panel))
-    return sch.mod["main"]
+    rows, vectors = blocking.rows(block), blocking.vectors(panel)
+    _schedule_products(sch, blocking, rows, vectors)
+    if blocking.dot is None:
+        return sch.mod["main"]
+    lanes, reduce = blocking.dot_lanes, blocking.dot_reduce
+    return write_products(sch.mod["main"], rows, vectors, lanes, reduce, blocking.dot)
 
 
 def inline_epilogue(sch: s_tir.Schedule, output: Any) -> Any:
@@ -208,6 +216,11 @@ def _schedule_products(
     k, vector, lane = sch.split(k, [None, vectors, blocking.dot_lanes])
     sch.reorder(e, v, k, image, row, column, g, row_in, column_in, vector, lane)
     _compute_at(sch, "products", g)
+    if blocking.dot is not None:
+        sch.annotate(g, MARK, True)
+        for loop in (image, row, column):
+            sch.annotate(loop, BLOCKS, True)
+        return
     _unroll_and_vectorize(sch, (row_in, column_in, vector, lane))
     init = sch.decompose_reduction(m, g)
     _unroll_and_vectorize(sch, sch.get_loops(init)[-4:])

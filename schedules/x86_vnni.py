@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
@@ -52,6 +54,17 @@ def _implementation(
 
 TensorIntrin.register(_DOT, _description, _implementation, override=True)
 
+
+def _dot(counts: Any, activations: Any, weights: Any) -> Any:
+    return tirx.call_llvm_pure_intrin(
+        "int32x16",
+        "llvm.x86.avx512.vpdpbusd.512",
+        counts,
+        tirx.reinterpret("int8x64", activations),
+        weights,
+    )
+
+
 # Thirty-two zmm registers: 8 x 3 accumulators, three vectors of U and a broadcast of V. L2 is 1 MiB
 # or more; a panel of U streams through it as well.
 _BLOCKING = CpuBlocking(
@@ -62,6 +75,7 @@ _BLOCKING = CpuBlocking(
     register_vectors=3,
     intrinsic=_DOT,
     l2_bytes=600 * 1024,
+    dot=_dot,
 )
 
 
