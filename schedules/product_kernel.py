@@ -5,10 +5,12 @@ last dot products while the next group waits for the registers. Here an accumula
 before the next group's first dot product overwrites it, so that both kinds of work alternate:
 
     accumulators = correction of group 0 + first step of group 0
-    for each group but the last:
+    for each group:
         the group's other steps
         for each accumulator: sum += accumulator * steps; accumulator = next group's first step
-    the last group's other steps; sum += accumulator * steps; M = sum
+    M = sums
+
+The last group begins itself anew, in vain: code of its own for it would cost more.
 
 U is read once for a block of tiles, from far away: each register block fetches its share of the next
 tap's U.
@@ -26,6 +28,7 @@ from tvm import tirx
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from .cpu_generic.rewrite import substitute
+from .prefetch import fetch, loop_variables, realized
 
 MARK = "wq.product"  # on the loop over groups
 BLOCKS = "wq.product_blocks"  # on the loops over register blocks of one tap and panel
@@ -79,8 +82,8 @@ class _Product:
     ) -> None:
         self.lanes, self.reduce, self.dot = lanes, reduce, dot
         self.groups = int(loop.extent)
-        realize = {block.block.name_hint: block for block in _realized(loop)}
-        inner = {variable: tirx.const(0, "int64") for variable in _loop_variables(loop)}
+        realize = {block.block.name_hint: block for block in realized(loop)}
+        inner = {variable: tirx.const(0, "int64") for variable in loop_variables(loop)}
         # Where the block begins: its loops at zero. The last axis is the group.
         *self.at, _ = (substitute(value, inner) for value in realize["M"].iter_values)
         m, products = realize["M"].block, realize["products"].block
@@ -108,18 +111,15 @@ class _Product:
     def statement(self) -> Any:
         zero = tirx.const(0, "int64")
         group = tirx.Var("g", "int64")
-        last = tirx.const(self.groups - 1, "int64")
         body = [self._set(a.total, self._zero()) for a in self.accumulators]
         body += self._step(zero, zero, first=True)
-        if self.groups > 1:
-            inner = [
-                *self._fetch(group),
-                *self._other_steps(group),
-                *self._scale(group, following=group + 1),
-            ]
-            kind = tirx.ForKind.SERIAL
-            body.append(tirx.For(group, zero, last, kind, tirx.SeqStmt(inner)))
-        body += [*self._fetch(last), *self._other_steps(last), *self._scale(last)]
+        inner = [
+            *self._fetch(group),
+            *self._other_steps(group),
+            *self._scale(group, following=tirx.min(group + 1, self.groups - 1)),
+        ]
+        groups = tirx.const(self.groups, "int64")
+        body.append(tirx.For(group, zero, groups, tirx.ForKind.SERIAL, tirx.SeqStmt(inner)))
         for a in self.accumulators:
             body.append(tirx.BufferStore(self.m, self._get(a.total), self._m_index(a)))
         allocated = [buffer for a in self.accumulators for buffer in (a.count, a.total)]
@@ -154,12 +154,13 @@ class _Product:
             body.append(self._set(a.count, value))
         return body
 
-    def _scale(self, group: Any, following: Any | None = None) -> list[Any]:
+    def _scale(self, group: Any, following: Any) -> list[Any]:
         """Add the groups' products to the sums, and begin the following group."""
         body: list[Any] = []
         weights: dict[int, Any] = {}
         activations: dict[tuple[int, int], Any] = {}
         e, v, z, y, x, k = self.at
+        first = tirx.const(0, "int64")
         for a in self.accumulators:
             step = tirx.BufferLoad(self.v_step, [z, y + a.row, x + a.column, group, e, v])
             lanes = tirx.Ramp(k + a.vector * self.lanes, tirx.const(1, "int64"), self.lanes)
@@ -167,12 +168,10 @@ class _Product:
             factor = tirx.Broadcast(step, self.lanes) * u_step
             count = self._get(a.count).astype(f"float32x{self.lanes}")
             body.append(self._set(a.total, tirx.op.fma(count, factor, self._get(a.total))))
-            if following is not None:
-                first = tirx.const(0, "int64")
-                body += self._operands(a, following, first, weights, activations)
-                start = self._correction(a, following)
-                value = self.dot(start, activations[a.row, a.column], weights[a.vector])
-                body.append(self._set(a.count, value))
+            body += self._operands(a, following, first, weights, activations)
+            start = self._correction(a, following)
+            value = self.dot(start, activations[a.row, a.column], weights[a.vector])
+            body.append(self._set(a.count, value))
         return body
 
     def _fetch(self, group: Any) -> list[Any]:
@@ -196,7 +195,7 @@ class _Product:
                 tirx.BufferLoad(buffer, [e, v, group, lane])
                 for buffer in (self.u_step, self.correction)
             ]
-        return [_prefetch(load) for load in fetched]
+        return [fetch(load) for load in fetched]
 
     def _operands(
         self,
@@ -252,23 +251,4 @@ class _Product:
 
 def _depth(loop: Any) -> int:
     """Number of loops in a loop."""
-    return len(_loop_variables(loop))
-
-
-def _prefetch(load: Any) -> Any:
-    """To be read, kept in all caches, data."""
-    kind = [tirx.const(value, "int32") for value in (0, 3, 1)]
-    address = tirx.address_of(load)
-    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, *kind))
-
-
-def _realized(statement: Any) -> list[Any]:
-    found: list[Any] = []
-    tvm_ffi.structural_walk(statement, (SBlockRealize, found.append))
-    return found
-
-
-def _loop_variables(statement: Any) -> list[Any]:
-    found: list[Any] = []
-    tvm_ffi.structural_walk(statement, (tirx.For, lambda loop: found.append(loop.loop_var)))
-    return found
+    return len(loop_variables(loop))

@@ -24,6 +24,7 @@ from tvm import s_tir, tirx
 from tvm.tirx import IterVar
 
 from .amax import amax_intrinsic
+from .prefetch import TILES, VECTORS, fetch_next_tile
 from .product_kernel import BLOCKS, MARK, Dot, write_products
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     if blocking.dot is None:
         return sch.mod["main"]
     lanes, reduce = blocking.dot_lanes, blocking.dot_reduce
-    return write_products(sch.mod["main"], rows, vectors, lanes, reduce, blocking.dot)
+    function = write_products(sch.mod["main"], rows, vectors, lanes, reduce, blocking.dot)
+    return fetch_next_tile(function)
 
 
 def inline_epilogue(sch: s_tir.Schedule, output: Any) -> Any:
@@ -190,6 +192,9 @@ def _place_output_transform(
     sch.vectorize(lanes)
     # In "hadamard" a vector of channels is independent of the next; in "full" groups share steps.
     loop = outer if precision == "hadamard" else tile
+    if blocking.dot is not None and precision == "hadamard":
+        sch.annotate(tile, TILES, True)
+        sch.annotate(outer, VECTORS, True)
     for name in _OUTPUT_STAGES[precision]:
         _compute_at(sch, name, loop)
 
