@@ -12,8 +12,8 @@ before the next group's first dot product overwrites it, so that both kinds of w
 
 The last group begins itself anew, in vain: code of its own for it would cost more.
 
-U is read once for a block of tiles, from far away: each register block fetches its share of the next
-tap's U.
+U is read once for a block of tiles, from far away: each register block fetches its share of the
+next tap's U.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ from tvm import tirx
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from .cpu_generic.rewrite import substitute
+from .instructions import Instructions
 from .prefetch import fetch, loop_variables, realized
 
 MARK = "wq.product"  # on the loop over groups
 BLOCKS = "wq.product_blocks"  # on the loops over register blocks of one tap and panel
-Dot = Callable[[Any, Any, Any], Any]
-"""(accumulators, broadcast activations, weights) to accumulators: one instruction."""
-
 _UNROLLED_STEPS = 16
 
 
 def write_products(
-    function: tirx.PrimFunc, rows: tuple[int, int], vectors: int, lanes: int, reduce: int, dot: Dot
+    function: tirx.PrimFunc,
+    rows: tuple[int, int],
+    vectors: int,
+    lanes: int,
+    reduce: int,
+    instructions: Instructions,
 ) -> tirx.PrimFunc:
     """Replace each loop over groups that is marked, with the blocks in it, by the kernel."""
     blocks: list[Any] = []
@@ -53,7 +56,7 @@ def write_products(
     def replace(loop: tirx.For) -> Any:
         if MARK not in loop.annotations:
             return loop
-        return _Product(loop, blocks, rows, vectors, lanes, reduce, dot).statement()
+        return _Product(loop, blocks, rows, vectors, lanes, reduce, instructions.dot).statement()
 
     return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, replace)))
 
@@ -78,7 +81,7 @@ class _Product:
         vectors: int,
         lanes: int,
         reduce: int,
-        dot: Dot,
+        dot: Callable[[Any, Any, Any], Any],
     ) -> None:
         self.lanes, self.reduce, self.dot = lanes, reduce, dot
         self.groups = int(loop.extent)

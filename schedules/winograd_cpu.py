@@ -24,8 +24,10 @@ from tvm import s_tir, tirx
 from tvm.tirx import IterVar
 
 from .amax import amax_intrinsic
+from .instructions import Instructions
 from .prefetch import TILES, VECTORS, fetch_next_tile
-from .product_kernel import BLOCKS, MARK, Dot, write_products
+from .product_kernel import BLOCKS, MARK, write_products
+from .quantize_kernel import LANES, write_quantization
 
 if TYPE_CHECKING:
     from ..topi.workload import WinogradWorkload
@@ -44,8 +46,7 @@ class CpuBlocking:
         the register file.
     intrinsic : the tensor intrinsic of the dot product, or None to leave it to the compiler.
     l2_bytes : what V and M of one block may occupy.
-    dot : the dot product as an expression, for the kernel of ``product_kernel``; None to leave the
-        order of instructions to the compiler.
+    instructions : of the ISA, for kernels that are written out; None to leave all to the compiler.
     """
 
     lanes: int
@@ -55,7 +56,7 @@ class CpuBlocking:
     register_vectors: int
     intrinsic: str | None
     l2_bytes: int
-    dot: Dot | None = None
+    instructions: Instructions | None = None
 
     def vectors(self, channels: int) -> int:
         """Vectors of output channels in an accumulator block: the most that divide a panel."""
@@ -140,11 +141,12 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     # Last: once tensorized, a block's producers can no longer be moved.
     rows, vectors = blocking.rows(block), blocking.vectors(panel)
     _schedule_products(sch, blocking, rows, vectors)
-    if blocking.dot is None:
-        return sch.mod["main"]
+    function = sch.mod["main"]
+    if blocking.instructions is None:
+        return function
     lanes, reduce = blocking.dot_lanes, blocking.dot_reduce
-    function = write_products(sch.mod["main"], rows, vectors, lanes, reduce, blocking.dot)
-    return fetch_next_tile(function)
+    function = write_products(function, rows, vectors, lanes, reduce, blocking.instructions)
+    return write_quantization(fetch_next_tile(function), blocking.instructions)
 
 
 def inline_epilogue(sch: s_tir.Schedule, output: Any) -> Any:
@@ -192,7 +194,7 @@ def _place_output_transform(
     sch.vectorize(lanes)
     # In "hadamard" a vector of channels is independent of the next; in "full" groups share steps.
     loop = outer if precision == "hadamard" else tile
-    if blocking.dot is not None and precision == "hadamard":
+    if blocking.instructions is not None and precision == "hadamard":
         sch.annotate(tile, TILES, True)
         sch.annotate(outer, VECTORS, True)
     for name in _OUTPUT_STAGES[precision]:
@@ -221,7 +223,7 @@ def _schedule_products(
     k, vector, lane = sch.split(k, [None, vectors, blocking.dot_lanes])
     sch.reorder(e, v, k, image, row, column, g, row_in, column_in, vector, lane)
     _compute_at(sch, "products", g)
-    if blocking.dot is not None:
+    if blocking.instructions is not None:
         sch.annotate(g, MARK, True)
         for loop in (image, row, column):
             sch.annotate(loop, BLOCKS, True)
@@ -266,6 +268,16 @@ def _elementwise(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None
     lanes = math.gcd(int(sch.get(channel).extent), blocking.lanes)
     if lanes > 1:
         sch.vectorize(sch.split(channel, [None, lanes])[1])
+
+
+def _quantized(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
+    """Where vectors are whole, mark their lanes for ``write_quantization``."""
+    channel = sch.get_loops(block)[-1]
+    if blocking.instructions is None or int(sch.get(channel).extent) % blocking.lanes:
+        _elementwise(sch, blocking, block)
+        return
+    _, lane = sch.split(channel, [None, blocking.lanes])
+    sch.annotate(lane, LANES, True)
 
 
 def _largest(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
@@ -314,9 +326,10 @@ _INLINED = {"hadamard": (), "full": ("d_sums", "rows_sums", "M_sums", "A_sums", 
 _STAGES: dict[str, Callable[[s_tir.Schedule, CpuBlocking, Any], None]] = {
     **dict.fromkeys(("input_rows", "input_taps", "output_rows", "Y", "Y_grouped"), _matrix_pass),
     **dict.fromkeys(
-        ("tile", "V", "d_quantized", "rows_quantized", "M_quantized", "A_quantized", "M_grouped"),
+        ("tile", "d_quantized", "rows_quantized", "M_quantized", "A_quantized", "M_grouped"),
         _elementwise,
     ),
+    "V": _quantized,
     **dict.fromkeys(("V_amax", "d_amax", "rows_amax", "M_amax", "A_amax"), _largest),
     **dict.fromkeys(("V_step", "V_inverse"), _tap_steps),
     **dict.fromkeys(
