@@ -25,8 +25,6 @@ from tvm.tirx import IterVar
 
 from .amax import amax_intrinsic
 from .instructions import Instructions
-from .interior import MARK as INPUT
-from .interior import cut_interior_tiles_plainly
 from .prefetch import TILES, VECTORS, fetch_next_tile
 from .product_kernel import BLOCKS, MARK, write_products
 from .quantize_kernel import LANES, write_quantization
@@ -148,8 +146,7 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
         return function
     lanes, reduce = blocking.dot_lanes, blocking.dot_reduce
     function = write_products(function, rows, vectors, lanes, reduce, blocking.instructions)
-    function = write_quantization(fetch_next_tile(function), blocking.instructions)
-    return cut_interior_tiles_plainly(function)
+    return write_quantization(fetch_next_tile(function), blocking.instructions)
 
 
 def inline_epilogue(sch: s_tir.Schedule, output: Any) -> Any:
@@ -211,7 +208,6 @@ def _place_input_transform(sch: s_tir.Schedule, precision: str, blocks: Any) -> 
     group = sch.get_loops(sch.get_sblock("input_taps"))[-4]
     for name in _INPUT_STAGES[precision][1:]:
         _compute_at(sch, name, group)
-    sch.annotate(group, INPUT, True)
     for name in _TAP_STAGES:
         sch.reverse_compute_at(sch.get_sblock(name), group, preserve_unit_loops=True)
 
