@@ -24,6 +24,10 @@ from tvm import s_tir, tirx
 from tvm.tirx import IterVar
 
 from .amax import amax_intrinsic
+from .instructions import Instructions
+from .prefetch import TILES, VECTORS, fetch_next_tile
+from .product_kernel import BLOCKS, MARK, write_products
+from .quantize_kernel import LANES, write_quantization
 
 if TYPE_CHECKING:
     from ..topi.workload import WinogradWorkload
@@ -42,6 +46,7 @@ class CpuBlocking:
         the register file.
     intrinsic : the tensor intrinsic of the dot product, or None to leave it to the compiler.
     l2_bytes : what V and M of one block may occupy.
+    instructions : of the ISA, for kernels that are written out; None to leave all to the compiler.
     """
 
     lanes: int
@@ -51,6 +56,7 @@ class CpuBlocking:
     register_vectors: int
     intrinsic: str | None
     l2_bytes: int
+    instructions: Instructions | None = None
 
     def vectors(self, channels: int) -> int:
         """Vectors of output channels in an accumulator block: the most that divide a panel."""
@@ -103,6 +109,7 @@ class CpuBlocking:
 
 
 _BLOCK_OVERHEAD_TILES = 2.0
+_PAGE, _LINE = 4096, 64  # bytes
 
 
 def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.PrimFunc:
@@ -126,11 +133,21 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     for name in ("M", "products"):
         _compute_at(sch, name, panels)
     _place_input_transform(sch, precision, blocks)
+    # Taps that lie a power of two apart would share a few sets of the caches.
+    for name in ("V", "M"):
+        item = np.dtype(str(sch.get(sch.get_sblock(name)).writes[0].source.dtype)).itemsize
+        sch.storage_align(sch.get_sblock(name), 0, 1, _PAGE // item, _LINE // item)
     for name in (*_OUTPUT_STAGES[precision], *_INPUT_STAGES[precision], *_TAP_STAGES):
         _STAGES[name](sch, blocking, sch.get_sblock(name))
     # Last: once tensorized, a block's producers can no longer be moved.
-    _schedule_products(sch, blocking, blocking.rows(block), blocking.vectors(panel))
-    return sch.mod["main"]
+    rows, vectors = blocking.rows(block), blocking.vectors(panel)
+    _schedule_products(sch, blocking, rows, vectors)
+    function = sch.mod["main"]
+    if blocking.instructions is None:
+        return function
+    lanes, reduce = blocking.dot_lanes, blocking.dot_reduce
+    function = write_products(function, rows, vectors, lanes, reduce, blocking.instructions)
+    return write_quantization(fetch_next_tile(function), blocking.instructions)
 
 
 def inline_epilogue(sch: s_tir.Schedule, output: Any) -> Any:
@@ -182,6 +199,9 @@ def _place_output_transform(
     sch.vectorize(lanes)
     # A vector of channels is independent of the next, unless a group that shares steps is longer.
     loop = outer if precision == "hadamard" or blocking.lanes % group == 0 else tile
+    if blocking.instructions is not None and precision == "hadamard":
+        sch.annotate(tile, TILES, True)
+        sch.annotate(outer, VECTORS, True)
     for name in _OUTPUT_STAGES[precision]:
         _compute_at(sch, name, loop)
 
@@ -208,6 +228,11 @@ def _schedule_products(
     k, vector, lane = sch.split(k, [None, vectors, blocking.dot_lanes])
     sch.reorder(e, v, k, image, row, column, g, row_in, column_in, vector, lane)
     _compute_at(sch, "products", g)
+    if blocking.instructions is not None:
+        sch.annotate(g, MARK, True)
+        for loop in (image, row, column):
+            sch.annotate(loop, BLOCKS, True)
+        return
     _unroll_and_vectorize(sch, (row_in, column_in, vector, lane))
     init = sch.decompose_reduction(m, g)
     _unroll_and_vectorize(sch, sch.get_loops(init)[-4:])
@@ -248,6 +273,16 @@ def _elementwise(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None
     lanes = math.gcd(int(sch.get(channel).extent), blocking.lanes)
     if lanes > 1:
         sch.vectorize(sch.split(channel, [None, lanes])[1])
+
+
+def _quantized(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
+    """Where vectors are whole, mark their lanes for ``write_quantization``."""
+    channel = sch.get_loops(block)[-1]
+    if blocking.instructions is None or int(sch.get(channel).extent) % blocking.lanes:
+        _elementwise(sch, blocking, block)
+        return
+    _, lane = sch.split(channel, [None, blocking.lanes])
+    sch.annotate(lane, LANES, True)
 
 
 def _largest(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
@@ -321,9 +356,10 @@ _INLINED = {"hadamard": (), "full": ("d_sums", "rows_sums", "M_sums", "A_sums", 
 _STAGES: dict[str, Callable[[s_tir.Schedule, CpuBlocking, Any], None]] = {
     **dict.fromkeys(("input_rows", "input_taps", "output_rows", "Y", "Y_grouped"), _matrix_pass),
     **dict.fromkeys(
-        ("tile", "V", "d_quantized", "rows_quantized", "M_quantized", "A_quantized", "M_grouped"),
+        ("tile", "d_quantized", "rows_quantized", "M_quantized", "A_quantized", "M_grouped"),
         _elementwise,
     ),
+    "V": _quantized,
     **dict.fromkeys(("V_amax", "d_amax", "rows_amax", "M_amax", "A_amax"), _largest),
     **dict.fromkeys(("V_step", "V_inverse"), _tap_steps),
     **dict.fromkeys(

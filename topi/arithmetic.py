@@ -14,6 +14,7 @@ import numpy as np
 import tvm_ffi
 from tvm import ir, te, tirx
 from tvm.ir.expr import TensorLoad
+from tvm.s_tir.stmt import SBlock
 
 from ..fastconv import evaluate_row
 from ..quantization.arithmetic import LARGEST, ZERO_BELOW
@@ -190,3 +191,26 @@ def contract_reduction(function: tirx.PrimFunc, tensor: str) -> tirx.PrimFunc:
         return node
 
     return function.with_body(tvm_ffi.structural_map(function.body, (tirx.Add, contract)))
+
+
+def start_reduction(
+    function: tirx.PrimFunc, tensor: str, initial: str, axes: Sequence[int]
+) -> tirx.PrimFunc:
+    """Start the reduction ``tensor`` at the parameter ``initial`` instead of at zero.
+
+    TE's reductions start at a constant. ``axes`` are those of ``tensor`` that index ``initial``.
+    """
+    (source,) = (param for param in function.params if param.name == initial)
+
+    def start(block: SBlock) -> Any:
+        if block.name_hint != tensor:
+            return block
+        zero = block.init
+        value = tirx.BufferLoad(source, [zero.indices[axis] for axis in axes])
+        return SBlock(
+            block.iter_vars, block.reads, block.writes, block.name_hint, block.body,
+            tirx.BufferStore(zero.buffer, value, zero.indices), block.alloc_buffers,
+            block.match_buffers, block.annotations,
+        )  # fmt: skip
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (SBlock, start)))

@@ -21,7 +21,14 @@ from typing import Any
 from tvm import te, tirx
 
 from . import full, hadamard
-from .arithmetic import absolute_bits, contract_reduction, float32, int32, steps_of
+from .arithmetic import (
+    absolute_bits,
+    contract_reduction,
+    float32,
+    int32,
+    start_reduction,
+    steps_of,
+)
 from .workload import WinogradWorkload
 
 OPERATOR = "wq.winograd_conv2d"
@@ -47,12 +54,15 @@ def winograd_conv2d(work: WinogradWorkload) -> tirx.PrimFunc:
     precision = _PRECISIONS[work.scheme.precision]
     taps = precision.input_transform(work, _input_tile(work, x))
     v, v_step = _quantize_taps(work, taps)
-    m = _hadamard_product(work, v, v_step, *weights)
+    m = _hadamard_product(work, v, v_step, *weights[:2])
     output = _untile(work, precision.output_transform(work, m))
 
     # Relax counts in int64, and fuses only functions that do.
     function = te.create_prim_func([x, *weights, output], index_dtype_override="int64")
     function = contract_reduction(function, m.name)
+    if work.dot.zero_point:
+        # (e, v, z, y, x, g, k) of the products; the step (e, v, g, k) is the same for all tiles.
+        function = start_reduction(function, "products", "U_correction", (0, 1, 5, 6))
     # 4 is kOutEWiseFusable: bias, residual and activation fuse behind the output transform.
     return function.with_attr("op_pattern", 4)
 
@@ -100,7 +110,6 @@ def _hadamard_product(
     v_step: te.Tensor,
     u: te.Tensor,
     u_step: te.Tensor,
-    correction: te.Tensor | None = None,
 ) -> te.Tensor:
     """M (e, v, z, y, x, k) float32: a group's int32 products, scaled, added by ascending group."""
     taps, dot, channels = work.scheme.products, work.dot, work.packed_channels
@@ -118,8 +127,6 @@ def _hadamard_product(
 
     def scaled(e: Any, v: Any, z: Any, y: Any, x: Any, k: Any) -> Any:
         count = products[e, v, z, y, x, g, k]
-        if correction is not None:
-            count = count - correction[e, v, g, k]
         step = v_step[z, y, x, g, e, v] * u_step[e, v, g, k]
         return te.sum(count.astype("float32") * step, axis=g)
 

@@ -115,7 +115,8 @@ def pack_weights(weights: QuantizedWeights, work: WinogradWorkload) -> dict[str,
     Returns
     -------
     "U" in ``work.packed_shape``, "U_step" float32 in ``work.step_shape`` and, where activations
-    have a zero point, "U_correction" int32: what the zero point adds to each sum of a group.
+    have a zero point, "U_correction" int32: the start of each sum of a group, which takes off again
+    what the zero point adds to it.
     """
     dot = work.dot
     missing = work.packed_channels - work.out_channels
@@ -131,6 +132,6 @@ def pack_weights(weights: QuantizedWeights, work: WinogradWorkload) -> dict[str,
         "U_step": np.ascontiguousarray(step.transpose(0, 1, 3, 2)),
     }
     if dot.zero_point:
-        sums = u.astype(np.int32).sum(axis=4).transpose(0, 1, 3, 2) * dot.zero_point
+        sums = u.astype(np.int32).sum(axis=4).transpose(0, 1, 3, 2) * -dot.zero_point
         arrays["U_correction"] = np.ascontiguousarray(sums, dtype=np.int32)
     return arrays

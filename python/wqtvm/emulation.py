@@ -60,7 +60,7 @@ class EmulatedConvolution(nn.Module):
         self.scheme, self.padding = scheme, padding
         quantized = quantize_weights(weight, scheme)
         self._outputs, self._channels = weight.shape[:2]
-        self._full = Layer(weight, scheme) if scheme.precision == "full" else None
+        self._full = Layer(weight, scheme, quantized) if scheme.precision == "full" else None
         hold_tensor(self, "bias", bias)
         axes = (scheme.row_axis, scheme.column_axis)
         if self._full is not None:

@@ -84,8 +84,10 @@ def test_a_step_of_the_product_updates_every_accumulator_once(
     for loop in product_loops(target, kernel):
         dots = loop.matching(DOT[target], REGISTER[target])
         updates = loop.matching(ACCUMULATE[target], REGISTER[target])
-        updated = {instruction.operands.split(",")[-1] for instruction in updates}
-        assert len(updated) == kernel.accumulators
+        updated = [instruction.operands.split(",")[-1] for instruction in updates]
+        for first in range(0, len(updated), kernel.accumulators):
+            step = updated[first : first + kernel.accumulators]
+            assert len(set(step)) == kernel.accumulators
         # LLVM may unroll steps, but only whole ones.
         assert len(dots) == len(updates) == len(loop.matching(DOT[target]))
         assert len(dots) % kernel.accumulators == 0
@@ -178,7 +180,7 @@ def test_no_stage_is_left_scalar(target: str, precision: str) -> None:
 def test_transforms_and_quantization_fill_whole_registers(target: str, precision: str) -> None:
     """Each rounding to the nearest integer, and each fused multiply-add, is of a whole register."""
     code = compiled(target, precision, 64).assembly.code
-    roundings = code.matching("vroundps|vrndscaleps")
+    roundings = code.matching("vroundps|vrndscaleps|vcvtps2dq")
     assert len(roundings) >= {"hadamard": 1, "full": 5}[precision]
     for instruction in roundings + code.matching(r"vfn?m(add|sub)\d+ps"):
         assert REGISTER[target] in instruction.operands, instruction

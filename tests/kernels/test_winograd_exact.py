@@ -11,6 +11,7 @@ from kernel_layers import X86, Layer, make_layer
 from numpy.typing import NDArray
 
 from wqtvm.runtime.threads import get_num_threads, set_num_threads
+from wqtvm.transform.schedule_operators import schedule_module
 
 ODD_SHAPES = [
     # (batch, height, width, channels), output channels, padding
@@ -140,7 +141,9 @@ def untiled(layer: Layer, stage: NDArray[np.generic], tile_axis: int) -> NDArray
 @pytest.mark.parametrize("precision", ["hadamard", "full"])
 def test_v_products_and_m(target: str, precision: str, shape: tuple[int, int, int, int]) -> None:
     layer = make_layer(target, shape, 40, precision=precision)
-    stages = layer.run(["V", "V_step", "products", "M"])
+    # A kernel that is written out keeps the products in registers; M is made of them.
+    kept = schedule_module(layer.record)._BLOCKING.instructions is None
+    stages = layer.run(["V", "V_step", *(["products"] if kept else []), "M"])
     expected = layer.reference()
     dot = layer.work.dot
 
@@ -149,11 +152,11 @@ def test_v_products_and_m(target: str, precision: str, shape: tuple[int, int, in
     step = untiled(layer, stages["V_step"], 0).transpose(0, 2, 3, 1)
     assert_same_bits(np.ascontiguousarray(step), expected.v_step)
 
-    products = untiled(layer, stages["products"], 2)  # (e, v, p, g, k)
-    correction = dot.zero_point * layer.weights.u.astype(np.int32).sum(axis=4)  # (e, v, k, g)
-    sums = products.transpose(2, 0, 1, 4, 3)[:, :, :, : layer.work.out_channels]
-    assert expected.acc is not None
-    np.testing.assert_array_equal(sums - correction[None], expected.acc)
+    if kept:
+        products = untiled(layer, stages["products"], 2)  # (e, v, p, g, k)
+        sums = products.transpose(2, 0, 1, 4, 3)[:, :, :, : layer.work.out_channels]
+        assert expected.acc is not None
+        np.testing.assert_array_equal(sums, expected.acc)
     m = untiled(layer, stages["M"], 2).transpose(2, 0, 1, 3)[..., : layer.work.out_channels]
     assert_same_bits(np.ascontiguousarray(m), expected.m)
 

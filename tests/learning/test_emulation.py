@@ -36,8 +36,10 @@ def test_stages_are_those_of_the_reference(algorithm: BilinearAlgorithm, steps: 
     for group_size, weight_steps in ((32, "tap"), (0, "filter")):
         scales = correlated_scales(algorithm)
         scheme = Scheme(algorithm, scales, "full", group_size, steps, weight_steps)
-        expected = full_reference(x, quantize_weights(weight, scheme), scheme, padding=0)
-        emulated = Layer(weight, scheme)(torch.from_numpy(expected.d), *tensors(scales))
+        quantized = quantize_weights(weight, scheme)
+        expected = full_reference(x, quantized, scheme, padding=0)
+        emulate = Layer(weight, scheme, quantized)
+        emulated = emulate(torch.from_numpy(expected.d), *tensors(scales))
         # Up to V the arithmetic is the same to the bit. The sums of M are added in another order,
         # so that a value next to a rounding tie may differ by one, and all that is summed from it.
         np.testing.assert_array_equal(emulated.v.numpy(), expected.v)
@@ -52,8 +54,9 @@ def test_sqnr_is_the_references() -> None:
     x, weight = layer(algorithm, seed=1)
     scales = correlated_scales(algorithm)
     scheme = Scheme(algorithm, scales, "full")
-    stages = full_reference(x, quantize_weights(weight, scheme), scheme, padding=0)
-    emulated = Layer(weight, scheme)
+    quantized = quantize_weights(weight, scheme)
+    stages = full_reference(x, quantized, scheme, padding=0)
+    emulated = Layer(weight, scheme, quantized)
     d = torch.from_numpy(stages.d)
     exact = emulated.exact(d).numpy()
     # The integers differ by a few at most: far below a hundredth of a dB.

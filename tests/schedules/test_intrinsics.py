@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from kernel_layers import X86
 from numpy.typing import NDArray
+from tvm import tirx
 from tvm.s_tir import TensorIntrin
 
 from wqtvm.schedules.amax import amax_intrinsic
@@ -44,12 +45,6 @@ FLOAT_EDGES = np.array(
 NOT_FINITE = np.array([0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC00001, 0x7F800001], np.uint32)
 
 
-def dot_intrinsic(target: str) -> str:
-    name = schedule_module(lookup(target))._BLOCKING.intrinsic
-    assert name is not None
-    return str(name)
-
-
 @functools.cache
 def both(name: str, target: str) -> tuple[Callable[..., None], Callable[..., None]]:
     """An intrinsic's description and its implementation, each compiled as a function of its own."""
@@ -62,22 +57,43 @@ def both(name: str, target: str) -> tuple[Callable[..., None], Callable[..., Non
     return description, implementation
 
 
-def updated(name: str, target: str, operands: list[Array], start: Array) -> Array:
-    """What the implementation makes of the accumulators; the description must agree."""
+@functools.cache
+def dot_functions(target: str) -> tuple[Callable[..., None], ...]:
+    """Functions that add one dot product: of the intrinsic, or of the ISA's expression."""
+    blocking, dot = schedule_module(lookup(target))._BLOCKING, lookup(target).dot
+    if blocking.intrinsic is not None:
+        return both(blocking.intrinsic, target)
+    a = tirx.decl_buffer((dot.reduce,), dot.activation_dtype, "a")
+    b = tirx.decl_buffer((dot.lanes, dot.reduce), dot.weight_dtype, "b")
+    c = tirx.decl_buffer((dot.lanes,), "int32", "c")
+    activations = tirx.reinterpret("int32", a.vload([0], f"{dot.activation_dtype}x{dot.reduce}"))
+    weights = b.vload([0, 0], f"{dot.weight_dtype}x{dot.lanes * dot.reduce}")
+    counts = c.vload([0], f"int32x{dot.lanes}")
+    broadcast = tirx.Broadcast(activations, dot.lanes)
+    value = blocking.instructions.dot(counts, broadcast, weights)
+    function = tirx.PrimFunc([a, b, c], c.vstore([0], value)).with_attr("global_symbol", "main")
+    return (tvm.compile(function, target=lookup(target).tvm_target())["main"],)
+
+
+def updated(
+    functions: tuple[Callable[..., None], ...], operands: list[Array], start: Array
+) -> Array:
+    """What an implementation, the last function, makes of accumulators; the others must agree."""
     results = []
-    for function in both(name, target):
+    for function in functions:
         accumulators = tvm.runtime.tensor(start)
         function(*(tvm.runtime.tensor(operand) for operand in operands), accumulators)
         results.append(accumulators.numpy())
-    np.testing.assert_array_equal(results[1], results[0])
-    return results[1]
+    for result in results:
+        np.testing.assert_array_equal(result, results[-1])
+    return results[-1]
 
 
 def check_dot(target: str, a: Array, b: Array, start: Array) -> None:
     expected = start.astype(np.int64) + b.astype(np.int64) @ a.astype(np.int64)
     assert np.abs(expected).max() < 2**31  # a sum that int32 cannot hold proves nothing
     np.testing.assert_array_equal(
-        updated(dot_intrinsic(target), target, [a, b], start), expected.astype(np.int32)
+        updated(dot_functions(target), [a, b], start), expected.astype(np.int32)
     )
 
 
@@ -134,8 +150,8 @@ def test_dot_of_any_values(target: str, data: st.DataObject) -> None:
 def check_amax(target: str, values: Array, start: int) -> None:
     bits = values.view(np.int32) & 0x7FFFFFFF
     expected = max(int(bits.max()), start)
-    name = amax_intrinsic(len(values))
-    assert updated(name, target, [values], np.array([start], np.int32)) == expected
+    functions = both(amax_intrinsic(len(values)), target)
+    assert updated(functions, [values], np.array([start], np.int32)) == expected
 
 
 # Groups of 4 and 12 channels, whole vectors of every register, and several of them.

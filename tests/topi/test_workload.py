@@ -140,7 +140,7 @@ def test_the_correction_takes_the_zero_point_off_again(work: WinogradWorkload, s
     shifted = np.einsum("gs,evkgs->evgk", v + zero_point, u)
     exact = np.einsum("gs,evkgs->evgk", v, u)
     correction = packed["U_correction"][..., : work.out_channels]
-    np.testing.assert_array_equal(shifted - correction, exact)
+    np.testing.assert_array_equal(shifted + correction, exact)
     assert not packed["U_correction"][..., work.out_channels :].any()
 
 

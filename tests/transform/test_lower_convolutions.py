@@ -95,7 +95,7 @@ def test_weights_are_quantized_at_compile_time(prepared: tvm.IRModule) -> None:
     assert u.shape == (6, 6, 1, 1, 8, 16, 4)
     assert np.abs(u).max() == 127
     assert (step[..., 8:] == 0).all()  # channels that pad the vector
-    assert (correction == 128 * u.astype(np.int32).sum(axis=(4, 6)).transpose(0, 1, 3, 2, 4)
+    assert (correction == -128 * u.astype(np.int32).sum(axis=(4, 6)).transpose(0, 1, 3, 2, 4)
             .reshape(correction.shape)).all()  # fmt: skip
 
 

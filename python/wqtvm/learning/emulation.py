@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from ..quantization.arithmetic import LARGEST, ZERO_BELOW, round_up
 from ..quantization.scheme import SHARED_AXES, Axis, Scheme
-from ..quantization.weights import transform_weights
+from ..quantization.weights import QuantizedWeights, transform_weights
 
 _LARGEST_OUTPUT_INTEGER = 2**15 - 1
 
@@ -52,12 +52,19 @@ class Layer(nn.Module):
     ----------
     weight : float (k, c, r, r).
     scheme : all but the scales, which are not used.
+    quantized : the weights by the scales of all calls, if these are known. Without, each call
+        rounds each weight by itself to the nearest integer, differentiably.
     """
 
     _weight: Tensor
     _u: Tensor
 
-    def __init__(self, weight: NDArray[np.floating], scheme: Scheme) -> None:
+    def __init__(
+        self,
+        weight: NDArray[np.floating],
+        scheme: Scheme,
+        quantized: QuantizedWeights | None = None,
+    ) -> None:
         super().__init__()
         self.channels = weight.shape[1]
         self._outputs = weight.shape[0]
@@ -69,9 +76,13 @@ class Layer(nn.Module):
             self, "_weight", torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32))
         )
         axes = (scheme.row_axis, scheme.column_axis)
-        g = (np.asarray(axis.algorithm.g, dtype=np.float64) for axis in axes)
-        u = torch.from_numpy(transform_weights(weight, *g))
-        hold_tensor(self, "_u", _split(u, self._input_group))
+        self._is_quantized = quantized is not None
+        if quantized is None:
+            g = (np.asarray(axis.algorithm.g, dtype=np.float64) for axis in axes)
+            u = _split(torch.from_numpy(transform_weights(weight, *g)), self._input_group)
+        else:
+            u = torch.from_numpy(quantized.u.astype(np.float32) * quantized.step[..., None])
+        hold_tensor(self, "_u", u)
         self._row_axis, self._column_axis = map(_Matrices, axes)
 
     def exact(self, d: Tensor) -> Tensor:
@@ -112,10 +123,8 @@ class Layer(nn.Module):
         sums = torch.einsum("vj,pejgs->pevgs", columns.integers, b_d)
         v, v_step = quantize(sums * (b_d_step * column_scale[:, None, None]), (4,))
 
-        scales = s_g[:, None, None, None, None] * column_s_g[:, None, None, None]
-        u = (self._u * scales).float()
-        u_q, u_step = quantize(u, (0, 1, 4) if self._filter_steps else (4,))
-        m = torch.einsum("pevgs,evkgs->pevk", v * v_step, u_q * u_step)
+        u = self._u if self._is_quantized else self._quantized_weights(s_g, column_s_g)
+        m = torch.einsum("pevgs,evkgs->pevk", v * v_step, u)
 
         a_rows, a_row_step = rows.output_integers(s_b, s_g)
         a_columns, a_column_step = columns.output_integers(column_s_b, column_s_g)
@@ -125,6 +134,13 @@ class Layer(nn.Module):
         sums = torch.einsum("bv,pavhs->pabhs", a_columns, a_m)
         y = sums * (a_m_step * a_column_step)
         return Emulated(v, self._join(m_q), self._join(a_m), self._join(y))
+
+    def _quantized_weights(self, s_g: Tensor, column_s_g: Tensor) -> Tensor:
+        """U times its steps, float32 (e, v, k, g, s)."""
+        scales = s_g[:, None, None, None, None] * column_s_g[:, None, None, None]
+        u = (self._u * scales).float()
+        q, step = quantize(u, (0, 1, 4) if self._filter_steps else (4,))
+        return q * step
 
     def _join(self, values: Tensor) -> Tensor:
         return values.flatten(-2)[..., : self._outputs]

@@ -25,9 +25,11 @@ from ..errors import (
 from ..fastconv import (
     NAMED_POINTS,
     SCALE_RULES,
+    SFC_TILES,
     BilinearAlgorithm,
     ScaleSet,
     named_scales,
+    sfc,
     winograd,
 )
 
@@ -212,26 +214,31 @@ def shipped_scales(algorithm: BilinearAlgorithm) -> LearnedScales:
     ConfigError
         If there are none for this algorithm and points.
     """
-    for (tile, points), file in shipped_files().items():
-        made_for = winograd(tile, points)
+    files = shipped_files()
+    for made_for, file in files.values():
         if (made_for.name, made_for.points) == (algorithm.name, algorithm.points):
             return LearnedScales.load(file, LEARNED)
-    listed = ", ".join(f"F({tile},3) {points}" for tile, points in shipped_files())
+    listed = ", ".join(files)
     raise ConfigError(
         f"scales are {LEARNED!r}, but none come with wqtvm for {_described(algorithm)} (there are: "
         f"{listed}); learn some by `wqtvm learn-scales`, and give their path"
     )
 
 
-def shipped_files() -> dict[tuple[int, str], Path]:
-    """Paths of the scales that come with wqtvm, by tile and name of the points."""
+def shipped_files() -> dict[str, tuple[BilinearAlgorithm, Path]]:
+    """Algorithms whose scales come with wqtvm, and the scales' paths, by names for messages."""
     folder = Path(__file__).parent / "sets"
     candidates = {
-        (tile, name): folder / f"f{tile}-{name}{SCALES_SUFFIX}"
-        for name in NAMED_POINTS
-        for tile in NAMED_POINTS[name]
+        f"F({tile},3) {points}": (winograd(tile, points), folder / f"f{tile}-{points}")
+        for points in NAMED_POINTS
+        for tile in NAMED_POINTS[points]
     }
-    return {key: path for key, path in sorted(candidates.items()) if path.is_file()}
+    candidates |= {f"SFC-{tile}": (sfc(tile), folder / f"sfc{tile}") for tile in SFC_TILES}
+    files = {
+        name: (algorithm, path.with_suffix(SCALES_SUFFIX))
+        for name, (algorithm, path) in candidates.items()
+    }
+    return {name: found for name, found in files.items() if found[1].is_file()}
 
 
 def learned_scales(scales: str, algorithm: BilinearAlgorithm) -> LearnedScales:

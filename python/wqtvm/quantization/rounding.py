@@ -37,9 +37,10 @@ def round_weights(transformed: F64, step: F32, row_energy: F64, column_energy: F
     steps = np.broadcast_to(step.astype(np.float64), (*transformed.shape[:4], 1))
     inverses = np.divide(1.0, steps, out=np.zeros_like(steps), where=steps > 0)
     # The coarsest first, so that the finer ones make up for it.
-    squares = np.square(steps)
-    rows = np.argsort(-squares.mean((1, 2, 3, 4)) * row_energy.diagonal(), kind="stable")
-    columns = np.argsort(-squares.mean((0, 2, 3, 4)) * column_energy.diagonal(), kind="stable")
+    noise = np.multiply.outer(row_energy.diagonal(), column_energy.diagonal())
+    noise *= np.square(steps).mean((2, 3, 4))
+    rows = np.argsort(-noise.sum(1), kind="stable")
+    columns = np.argsort(-noise.sum(0), kind="stable")
     # The energy of errors is that of E = F^T D H, F and H upper triangular with a diagonal of ones,
     # but for factors that rounding cannot change: each entry of E is made small in its turn.
     down = _unit_factor(row_energy[np.ix_(rows, rows)])

@@ -54,10 +54,9 @@ def quantize_weights(
     groups = split_groups(transformed, scheme.channels_per_group(weight.shape[1]))
     shared = (4,) if scheme.weight_steps == "tap" else (0, 1, 4)
     quantized = quantize(groups.astype(np.float32), shared)
-    q = quantized.q
+    q = round_weights(groups, quantized.step, *map(output_energy, axes))
     step = np.broadcast_to(quantized.step, (*q.shape[:4], 1))[..., 0]
     if scheme.precision == "hadamard":
-        q = round_weights(groups, quantized.step, *map(output_energy, axes))
         row_scale, column_scale = (axis.input_row_scale for axis in axes)
         scaled = step.astype(np.float64) * row_scale[:, None, None, None]
         step = (scaled * column_scale[None, :, None, None]).astype(np.float32)

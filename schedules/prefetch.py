@@ -1,0 +1,77 @@
+"""Fetching ahead what the hardware does not foresee: many short runs, far from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import tvm_ffi
+from tvm import tirx
+from tvm.s_tir.stmt import SBlockRealize
+
+from .cpu_generic.rewrite import substitute
+
+TILES = "wq.tiles"  # on the loop over the tiles of a block
+VECTORS = "wq.vectors"  # on the loop over a tile's vectors of output channels
+
+
+def fetch(load: Any, write: bool = False) -> Any:
+    """Fetch the cache line of a load, to be read or written soon, into all caches."""
+    kind = [tirx.const(value, "int32") for value in (int(write), 3, 1)]
+    address = tirx.address_of(load)
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, *kind))
+
+
+def fetch_next_tile(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Fetch M of the next tile, and the lines of its results, while a tile is transformed."""
+
+    def tiles(loop: tirx.For) -> Any:
+        if TILES not in loop.annotations:
+            return loop
+        following = tirx.min(loop.loop_var + 1, loop.extent - 1)
+
+        def vectors(inner: tirx.For) -> Any:
+            if VECTORS not in inner.annotations:
+                return inner
+            ahead = [substitute(s, {loop.loop_var: following}) for s in _fetches(inner)]
+            body = tirx.SeqStmt([*ahead, inner.body])
+            return tirx.For(inner.loop_var, inner.min, inner.extent, inner.kind, body)
+
+        body = tvm_ffi.structural_map(loop.body, (tirx.For, vectors))
+        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body)
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, tiles)))
+
+
+def _fetches(loop: tirx.For) -> list[Any]:
+    blocks = {realize.block.name_hint: realize for realize in realized(loop)}
+    inner = {variable: tirx.const(0, "int64") for variable in loop_variables(loop.body)}
+    rows = blocks["output_rows"]
+    z, y, x, _, _, k = (substitute(value, inner) for value in rows.iter_values)
+    m = rows.block.reads[0].source
+    taps = product(range(int(m.ty.shape[0])), range(int(m.ty.shape[1])))
+    statements = [fetch(tirx.BufferLoad(m, [*tap, z, y, x, k])) for tap in taps]
+
+    output = blocks["output"]
+    z, row, column, k = (substitute(value, inner) for value in output.iter_values)
+    edges = (range(int(edge)) for edge in output.block.annotations["wq.output_tile"])
+    result = output.block.writes[0].source
+    for a, b in product(*edges):
+        load = tirx.BufferLoad(result, [z, row + a, column + b, k])
+        statements.append(fetch(load, write=True))
+    return statements
+
+
+def realized(statement: Any) -> list[Any]:
+    """The blocks in a statement."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(statement, (SBlockRealize, found.append))
+    return found
+
+
+def loop_variables(statement: Any) -> Sequence[Any]:
+    """The variables of the loops in a statement."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(statement, (tirx.For, lambda loop: found.append(loop.loop_var)))
+    return found
