@@ -109,6 +109,9 @@ class CpuBlocking:
 
 
 _BLOCK_OVERHEAD_TILES = 2.0
+# Channels below which a largest magnitude is looked for one by one. TVM cannot match the intrinsic
+# for 4 of them where there are 4 rows, too.
+_LEAST_VECTOR = 8
 _PAGE, _LINE = 4096, 64  # bytes
 
 
@@ -197,8 +200,8 @@ def _place_output_transform(
     outer, lanes = sch.split(channel, [None, blocking.lanes])
     sch.reorder(outer, row, column, lanes)
     sch.vectorize(lanes)
-    # A vector of channels is independent of the next, unless a group that shares steps is longer.
-    loop = outer if precision == "hadamard" or blocking.lanes % group == 0 else tile
+    # A vector of channels is independent of the next, unless groups that share steps are others.
+    loop = outer if precision == "hadamard" or blocking.lanes == group else tile
     if blocking.instructions is not None and precision == "hadamard":
         sch.annotate(tile, TILES, True)
         sch.annotate(outer, VECTORS, True)
@@ -292,7 +295,10 @@ def _largest(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
     if _reduces_channels(sch, block):
         count = int(sch.get(reduced[-1]).extent)
         sch.decompose_reduction(block, reduced[0])
-        sch.tensorize(reduced[-1], amax_intrinsic(count))
+        if count < _LEAST_VECTOR:
+            sch.unroll(reduced[-1])
+        else:
+            sch.tensorize(reduced[-1], amax_intrinsic(count))
         return
     (along,) = reduced
     channel = [loop for loop, kind in iterations if kind != IterVar.CommReduce][-1]
