@@ -42,26 +42,30 @@ ALGORITHMS = {
 }
 SCALES = ("standard", "row-norm", "correlated")
 
-# (white, autoregressive) inputs.
+# (white, autoregressive) inputs; weights are rounded for smooth ones, which gains 0.3 to 2.0 dB on
+# these and -0.5 to 2.1 on white ones against the nearest integers.
 HADAMARD = {
-    "F(2,3)": (37.9, 41.2),
-    "F(4,3) lavin": (21.7, 33.5),
-    "F(4,3) best": (28.8, 38.1),
-    "F(6,3)": (16.0, 30.0),
-    "SFC-4(4,3)": (39.0, 41.0),
-    "SFC-6(6,3)": (39.2, 40.9),
+    "F(2,3)": (38.1, 41.5),
+    "F(4,3) lavin": (23.7, 35.3),
+    "F(4,3) best": (29.6, 39.7),
+    "F(6,3)": (18.1, 32.0),
+    "SFC-4(4,3)": (38.7, 41.3),
+    "SFC-6(6,3)": (38.7, 41.2),
 }
 # By the scales, in the order above, for white and then for autoregressive inputs.
 FULL = {
-    ("F(2,3)", "tile"): ((31.4, 32.6, 25.4), (32.6, 31.8, 35.5)),
-    ("F(2,3)", "axis"): ((33.2, 33.3, 30.3), (34.7, 34.4, 36.1)),
-    ("F(4,3) lavin", "tile"): ((-10.9, 18.1, 15.3), (3.7, 22.0, 28.6)),
-    ("F(4,3) lavin", "axis"): ((6.4, 18.8, 17.7), (19.0, 27.0, 29.6)),
-    ("F(4,3) best", "tile"): ((11.5, 24.7, 21.3), (19.7, 30.2, 32.5)),
-    ("F(4,3) best", "axis"): ((20.4, 25.4, 24.1), (28.4, 32.5, 33.4)),
-    ("F(6,3)", "tile"): ((-16.9, 12.5, 10.8), (-5.9, 21.1, 25.6)),
-    ("F(6,3)", "axis"): ((-8.6, 13.2, 12.6), (5.8, 24.8, 26.6)),
-    ("SFC-4(4,3)", "axis"): ((31.4, 33.8, 30.2), (32.0, 32.9, 35.6)),
+    ("F(2,3)", "tile"): ((31.5, 32.7, 25.4), (32.6, 31.8, 35.5)),
+    ("F(2,3)", "axis"): ((33.3, 33.4, 30.3), (34.7, 34.4, 36.1)),
+    ("F(4,3) lavin", "tile"): ((-10.9, 18.9, 15.6), (3.7, 22.2, 29.0)),
+    ("F(4,3) lavin", "axis"): ((6.4, 19.8, 18.5), (19.0, 27.2, 30.2)),
+    ("F(4,3) best", "tile"): ((11.6, 24.9, 21.4), (19.7, 30.3, 32.8)),
+    ("F(4,3) best", "axis"): ((20.6, 25.8, 24.4), (28.5, 32.8, 33.8)),
+    ("F(4,3) best", "channel"): ((25.1, 28.2, 27.6), (33.9, 37.1, 37.5)),
+    ("F(6,3)", "tile"): ((-16.9, 13.2, 11.2), (-6.0, 21.2, 26.3)),
+    ("F(6,3)", "axis"): ((-8.6, 14.3, 13.4), (5.9, 25.3, 27.3)),
+    ("F(6,3)", "channel"): ((-2.7, 16.7, 16.4), (11.5, 29.6, 30.2)),
+    ("SFC-4(4,3)", "axis"): ((31.3, 33.7, 30.2), (32.0, 33.0, 35.7)),
+    ("SFC-6(6,3)", "channel"): ((35.7, 36.3, 33.7), (37.8, 37.6, 38.9)),
 }
 CELLS = [
     (name, steps, scales, column) for name, steps in FULL for column, scales in enumerate(SCALES)
@@ -147,23 +151,23 @@ def test_direct_with_a_weight_step_for_all_taps(run: Run, layer: Layer) -> None:
     # per output channel and group, shared by the nine taps, for the weights.
     algorithm = direct()
     scheme = Scheme(algorithm, standard_scales(algorithm), "hadamard", weight_steps="filter")
-    assert layer.sqnr(run, scheme) == pytest.approx((41.1, 41.1), abs=TOLERANCE_DB)
+    assert layer.sqnr(run, scheme) == pytest.approx((38.5, 43.9), abs=TOLERANCE_DB)
 
 
 def test_direct_with_a_weight_step_per_tap(run: Run, layer: Layer) -> None:
-    # The default, as for any other bilinear algorithm: a step per tap is worth 1.3 dB.
+    # The default, as for any other bilinear algorithm: a step per tap is worth 0.4 dB.
     algorithm = direct()
     scheme = Scheme(algorithm, standard_scales(algorithm), "hadamard")
-    assert layer.sqnr(run, scheme) == pytest.approx((42.4, 42.4), abs=TOLERANCE_DB)
+    assert layer.sqnr(run, scheme) == pytest.approx((40.7, 44.4), abs=TOLERANCE_DB)
 
 
 @pytest.mark.parametrize(
     ("tile", "points", "expected"),
     [
-        (3, "best", (33.3, 40.0)),
-        (3, "lavin", (26.8, 36.8)),
-        (5, "best", (21.1, 33.1)),
-        (5, "lavin", (18.1, 31.9)),
+        (3, "best", (33.4, 41.4)),
+        (3, "lavin", (28.6, 38.1)),
+        (5, "best", (23.1, 34.9)),
+        (5, "lavin", (20.5, 33.9)),
     ],
 )
 def test_tiles_between(

@@ -39,7 +39,7 @@ Progress = Callable[[str, int, int], None]
 DEFAULT_LOSS_DB = 0.1
 # PSNR in dB that a float network is taken to have against the truth where no truth is given, with
 # the range of its output as peak. Denoisers and super-resolution reach 25 to 35.
-ASSUMED_PSNR_DB = 33.0
+ASSUMED_PSNR_DB = 35.0
 _PATCH = 24  # rows and columns of outputs in each of four patches on which candidates are compared
 _ROUNDS = 7  # of checking all errors at once
 _WIDEN = 1.5  # of the sum of noise, until it does not keep the budget

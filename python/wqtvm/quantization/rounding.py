@@ -21,7 +21,9 @@ from .scheme import Axis
 
 F64 = NDArray[np.float64]
 
-CORRELATION = 0.9  # of neighbouring pixels of features: a process of first order along both axes
+# Of neighbouring pixels of features: a process of first order along both axes. On five trained
+# networks 0.8 and 0.9 lose up to 0.5 dB a layer against each other, in either direction.
+CORRELATION = 0.85
 _WHITE = 1e-4  # of energy on the diagonal, so that taps of the same effect stay apart
 
 
