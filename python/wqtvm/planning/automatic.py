@@ -40,6 +40,9 @@ DEFAULT_LOSS_DB = 0.1
 # PSNR in dB that a float network is taken to have against the truth where no truth is given, with
 # the range of its output as peak. Denoisers and super-resolution reach 25 to 35.
 ASSUMED_PSNR_DB = 35.0
+# The same where all outputs are a few numbers, such as scores of classes: what counts is which is
+# the largest. Noise of a loss of 0.1 dB is then 41 dB below their range, less than 1 % of it.
+ASSUMED_SCORES_PSNR_DB = 25.0
 _PATCH = 24  # rows and columns of outputs in each of four patches on which candidates are compared
 _ROUNDS = 7  # of checking all errors at once
 _WIDEN = 1.5  # of the sum of noise, until it does not keep the budget
@@ -71,7 +74,8 @@ def plan_network(
     ----------
     inputs : real ones for ``@main``, of a call or a list of calls; made up if None.
     targets : the true outputs for these inputs, of the call or each call, by which a loss is
-        measured; if None, the float network is taken to be ``ASSUMED_PSNR_DB`` from the truth.
+        measured; if None, the float network is taken to be ``ASSUMED_PSNR_DB`` from the truth, or
+        ``ASSUMED_SCORES_PSNR_DB`` if it gives no images.
     examples : where there are no inputs, inputs of which those that vary are taken for real.
     seed : of made-up inputs.
     progress : called as progress("plan", steps done, steps).
@@ -138,10 +142,12 @@ class _Chooser:
             loss = DEFAULT_LOSS_DB
         self.loss = loss
         self.distance: float | None = None  # of the float network from the truth, as noise
+        scores = all(output.ndim <= 2 for sample in samples for output in sample.outputs)
+        assumed = ASSUMED_SCORES_PSNR_DB if scores else ASSUMED_PSNR_DB
         if targets is not None:
             self.targets = _arrays(calls(targets), samples)
             self.distance = self._mean_noise(self.targets)
-        self.budget = math.inf if loss is None else _budget(loss, self.distance)
+        self.budget = math.inf if loss is None else _budget(loss, self.distance, assumed)
         self._errors: dict[str, tuple[int, list[F32]]] = {}
 
     def choose(self, step: Callable[[int], None]) -> dict[str, LayerPlan]:
@@ -331,9 +337,9 @@ def _label(candidate: Candidate) -> str:
     return f"{layer.label} group {layer.group_size}"
 
 
-def _budget(loss_db: float, distance: float | None) -> float:
+def _budget(loss_db: float, distance: float | None, assumed_db: float) -> float:
     """Noise at the outputs by which PSNR against truth falls by as much."""
-    own = 10 ** (-ASSUMED_PSNR_DB / 10) if distance is None else distance
+    own = 10 ** (-assumed_db / 10) if distance is None else distance
     return float(own * (10 ** (loss_db / 10) - 1))
 
 
