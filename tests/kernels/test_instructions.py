@@ -42,9 +42,10 @@ class Compiled:
 
 
 @functools.cache
-def compiled(target: str, precision: str, channels: int) -> Compiled:
+def compiled(target: str, precision: str, channels: int, steps: str = "channel") -> Compiled:
     """A layer of whole vectors, with enough tiles to fill every accumulator."""
-    layer = make_layer(target, (1, 32, 64, channels), channels, precision=precision)
+    shape = (1, 32, 64, channels)
+    layer = make_layer(target, shape, channels, precision=precision, steps=steps)
     library = tvm.compile(layer.scheduled(), target=layer.record.tvm_target())
     work, blocking = layer.work, schedule_module(layer.record)._BLOCKING
     panel = blocking.panel(precision, work.packed_channels, work.out_group_size)
@@ -130,7 +131,7 @@ def test_nothing_saturates(target: str, precision: str) -> None:
 @each_target
 @each_precision
 def test_the_largest_magnitude_is_a_vector_reduction(target: str, precision: str) -> None:
-    loops = compiled(target, precision, 64).assembly.innermost_loops
+    loops = compiled(target, precision, 64, "axis").assembly.innermost_loops
     reductions = [loop for loop in loops if loop.matching("vpmaxsd")]
     # V_amax, and in "full" a maximum for each of the four other quantized tensors.
     assert len(reductions) >= {"hadamard": 1, "full": 5}[precision]
@@ -138,6 +139,15 @@ def test_the_largest_magnitude_is_a_vector_reduction(target: str, precision: str
         assert loop.matching("vpmaxsd", REGISTER[target])
         # The sign is masked before anything is compared, in whole registers too.
         assert loop.matching("vpandd?", REGISTER[target])
+
+
+@each_target
+def test_with_a_step_a_channel_whole_vectors_are_compared(target: str) -> None:
+    code = compiled(target, "full", 64).assembly.code
+    # Magnitudes have no sign. Four tensors, each of four rows or columns at least.
+    maxima = code.matching("vpmaxud")
+    assert len(maxima) >= 4 * 4
+    assert len(code.matching("vpmaxud", REGISTER[target])) == len(maxima)
 
 
 @each_target
