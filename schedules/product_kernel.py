@@ -91,10 +91,10 @@ class _Product:
         *self.at, _ = (substitute(value, inner) for value in realize["M"].iter_values)
         m, products = realize["M"].block, realize["products"].block
         self.m = m.writes[0].source
-        buffers = {r.source.name: r.source for r in (*m.reads, *products.reads)}
-        self.v, self.v_step = buffers["V"], buffers["V_step"]
-        self.u, self.u_step = buffers["U"], buffers["U_step"]
-        self.correction = products.init.value.source
+        # Stages keep their names; parameters lose theirs when a network's functions are fused.
+        counts, self.correction = products.writes[0].source, products.init.value.source
+        self.v, self.u = _named("V", products.reads, besides=(counts, self.correction))
+        self.v_step, self.u_step = _named("V_step", m.reads, besides=(counts, self.m))
         self.steps = int(self.v.ty.shape[-1]) // reduce
         self.accumulators = [
             _Accumulator(
@@ -250,6 +250,16 @@ class _Product:
 
     def _set(self, buffer: Any, value: Any) -> Any:
         return tirx.BufferStore(buffer, value, [self._lanes()])
+
+
+def _named(name: str, reads: Any, besides: tuple[Any, ...]) -> tuple[Any, Any]:
+    """The tensor of this name among what a block reads, and the only other one."""
+    sources = [
+        read.source for read in reads if not any(read.source.same_as(other) for other in besides)
+    ]
+    (named,) = (source for source in sources if source.name == name)
+    (other,) = (source for source in sources if not source.same_as(named))
+    return named, other
 
 
 def _depth(loop: Any) -> int:

@@ -130,9 +130,9 @@ def test_merged_branches_come_out_right_without_help() -> None:
         compiled = wqtvm.compile(model, torch.zeros(1, 3, 48, 48), config=config)
         return sqnr_db(exact.numpy(), compiled(image).numpy())
 
-    assert decibel(WinogradConfig(tile=4, points="lavin")) < 10
-    assert decibel(WinogradConfig("direct")) > 20
-    assert decibel(AUTO) > 30
+    assert decibel(WinogradConfig(tile=4, points="lavin")) < 25
+    assert decibel(WinogradConfig("direct")) > 35
+    assert decibel(AUTO) > 35
 
 
 def test_several_calls_are_planned_for_at_once() -> None:
