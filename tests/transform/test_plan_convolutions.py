@@ -176,7 +176,8 @@ def test_learned_scales_that_come_with_wqtvm() -> None:
     assert layer.scales == "learned"
     assert layer.scheme().scales == shipped_scales(winograd(6)).scales
     with pytest.raises(ConfigError, match=r"scales are 'learned', but none come .* for F\(3,3\)"):
-        only_layer(convolution, WinogradConfig(tile=3, precision="full", scales="learned"))
+        config = WinogradConfig(tile=3, points="complex", precision="full", scales="learned")
+        only_layer(convolution, config)
 
 
 def test_direct_has_neither_tile_nor_points() -> None:
