@@ -175,9 +175,9 @@ def test_learned_scales_that_come_with_wqtvm() -> None:
     layer = only_layer(convolution, WinogradConfig(tile=6, precision="full", scales="learned"))
     assert layer.scales == "learned"
     assert layer.scheme().scales == shipped_scales(winograd(6)).scales
+    unknown = WinogradConfig(tile=3, points="complex", precision="full", scales="learned")
     with pytest.raises(ConfigError, match=r"scales are 'learned', but none come .* for F\(3,3\)"):
-        config = WinogradConfig(tile=3, points="complex", precision="full", scales="learned")
-        only_layer(convolution, config)
+        only_layer(convolution, unknown)
 
 
 def test_direct_has_neither_tile_nor_points() -> None:
