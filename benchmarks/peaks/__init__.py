@@ -1,7 +1,7 @@
 """What this machine can do at most, measured: the denominators of every floor.
 
-A small C++ program (``peaks.cc``) is compiled by g++ on its first use, into ``build/peaks``, and run
-each time: a virtual machine's speed is not the same tomorrow.
+A small C++ program (``peaks.cc``) is compiled by g++ on its first use, into ``build/peaks``, and
+run each time: a virtual machine's speed is not the same tomorrow.
 """
 
 from __future__ import annotations
