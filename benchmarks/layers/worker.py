@@ -56,6 +56,8 @@ class Worker:
 
     def turn(self, variant: str, seconds: float) -> dict[str, Any]:
         """Run once to warm up, then time runs for so long, and check the last one's result."""
+        if variant not in self.ready:  # made ready by a process that has ended since
+            return {"cannot": "the process that had made it ready ended"}
         runner, problem = self.ready[variant]
         clock = CLOCKS[self.setting.clock]
         runner.run()

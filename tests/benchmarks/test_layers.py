@@ -24,6 +24,7 @@ from benchmarks.layers.race import (
     unrestricted,
 )
 from benchmarks.layers.results import Record, Results
+from benchmarks.layers.worker import Worker
 
 UNET = Layer("U-Net", 640, 320, 64, 64)
 TINY = Layer("test", 17, 9, 9, 11, batch=2)
@@ -172,6 +173,12 @@ def test_a_worker_that_dies_says_how(tmp_path: Path) -> None:
             worker.ask(do="drop")
     finally:
         worker.end()
+
+
+def test_a_worker_started_anew_has_nothing_ready() -> None:
+    assert Worker("wqtvm", ONE).turn("wqtvm direct", 0.0) == {
+        "cannot": "the process that had made it ready ended"
+    }
 
 
 def test_static_int8_uses_all_levels(tmp_path: Path) -> None:
