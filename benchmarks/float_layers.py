@@ -13,19 +13,18 @@ during which other processes took more than a tenth of a CPU is measured again, 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import tvm
+from machine import Others
 from tvm import relax
 
 import wqtvm
@@ -303,26 +302,6 @@ def medians(runs: Sequence[Run], rounds: int, pause: float) -> list[float]:
                 run()
             into.append((time.perf_counter() - start) / repeat)
     return [statistics.median(each) for each in times]
-
-
-class Others:
-    """CPUs that other processes keep busy within a ``with``."""
-
-    def __enter__(self) -> Others:
-        self.start = self._now()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        wall, others = (end - start for end, start in zip(self._now(), self.start, strict=True))
-        self.cpus = others / wall
-
-    @staticmethod
-    def _now() -> tuple[float, float]:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-        user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields[:8])
-        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-        own = os.times()
-        return own.elapsed, busy - own.user - own.system
 
 
 def peak_flops(rounds: int) -> float:

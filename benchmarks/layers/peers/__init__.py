@@ -1,0 +1,79 @@
+"""Who takes part: one module for each, none of which is imported before its worker runs it."""
+
+from __future__ import annotations
+
+from .base import Competitor, Setting, Variant
+
+__all__ = ["COMPETITORS", "Competitor", "Setting", "Variant", "chosen", "competitor", "variants"]
+
+WINOGRAD_F6 = 64 / (36 * 9)  # products of F(6,3) beside the direct convolution's
+
+U8 = {"takes": "u8", "gives": "u8"}
+
+COMPETITORS: tuple[Competitor, ...] = (
+    Competitor("pytorch-int8", "torch_int8", ("torch",), (
+        Variant("PyTorch int8", "int8", **U8),
+        Variant("PyTorch int8, float out", "int8", takes="u8", gives="f32"),
+    ), onednn=True),
+    Competitor("pytorch-float", "torch_float", ("torch",), (
+        Variant("PyTorch float32", "float32"),
+        Variant("PyTorch bfloat16", "bfloat16", takes="bf16", gives="bf16"),
+    ), onednn=True),
+    Competitor("openvino", "openvino_int8", ("openvino", "onnx"), (
+        Variant("OpenVINO int8", "int8", **U8),
+    ), onednn=True),
+    Competitor("onnxruntime", "onnxruntime_int8", ("onnxruntime", "onnx"), (
+        Variant("ONNX Runtime int8", "int8", **U8),
+    )),
+    Competitor("litert", "litert_int8", ("ai-edge-litert",), (
+        Variant("LiteRT XNNPACK int8", "int8", takes="s8", gives="s8"),
+    )),
+    Competitor("ncnn", "ncnn_both", ("ncnn",), (
+        Variant("ncnn int8", "int8"),
+        Variant("ncnn float32 Winograd", "float32", products=WINOGRAD_F6),
+    ), amx=False),
+    Competitor("mnn", "mnn_both", ("MNN", "onnx"), (
+        Variant("MNN int8", "int8"),
+        Variant("MNN float32 Winograd", "float32", products=WINOGRAD_F6),
+    ), amx=False),
+    Competitor("wqtvm", "wqtvm_layers", ("wqtvm",), (
+        Variant("wqtvm direct", "int8", ours=True),
+        Variant("wqtvm F(2,3)", "int8", products=4 / 9, weight_growth=16 / 9, ours=True),
+        Variant("wqtvm F(4,3)", "int8", products=1 / 4, weight_growth=4, ours=True),
+        Variant("wqtvm F(6,3)", "int8", products=WINOGRAD_F6, weight_growth=64 / 9, ours=True),
+        Variant("wqtvm SFC-6", "int8", products=100 / 324, weight_growth=100 / 9, ours=True),
+        Variant("wqtvm F(4,3) full", "int8", products=1 / 4, weight_growth=4, ours=True),
+        Variant("wqtvm float32", "float32", ours=True),
+    )),
+)  # fmt: skip
+
+
+def competitor(name: str) -> Competitor:
+    """Return a competitor by its name."""
+    return next(each for each in COMPETITORS if each.name == name)
+
+
+def chosen(names: list[str]) -> list[tuple[Competitor, list[Variant]]]:
+    """Return competitors by name with all their variants, or with those whose names start so.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    known = {name for each in COMPETITORS for name in (each.name, *(v.name for v in each.variants))}
+    for name in names:
+        if not any(other.startswith(name) for other in known):
+            raise ValueError(f"nobody is called {name!r}; there are: {', '.join(sorted(known))}")
+    found = []
+    for each in COMPETITORS:
+        all_of_it = not names or each.name in names
+        variants = [v for v in each.variants if all_of_it or v.name.startswith(tuple(names))]
+        if variants:
+            found.append((each, variants))
+    return found
+
+
+def variants() -> dict[str, Variant]:
+    """All variants by name, in the order of the tables."""
+    return {variant.name: variant for each in COMPETITORS for variant in each.variants}
