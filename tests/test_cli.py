@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -419,7 +420,10 @@ def test_interrupt_leaves_nothing(folder):
     (folder / "cli_slow.py").write_text(SLOW)
     command = [sys.executable, "-m", "wqtvm", *COMPILE]
     command[command.index("cli_nets:Net")] = "cli_slow:make"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Jobs in the background of a shell ignore the signal, and so would what they start.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, preexec_fn=heed, **pipes) as p:
         assert p.stdout.readline() == "ready\n"
         time.sleep(0.1)
         p.send_signal(signal.SIGINT)
