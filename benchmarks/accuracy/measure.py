@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from wqtvm.emulation import EmulatedConvolution, emulate_network
+from wqtvm.emulation import EmulatedConvolution, emulate_network, emulated_convolution
 from wqtvm.quantization import psnr_db, sqnr_db
+from wqtvm.quantization.plan import LayerPlan
 from wqtvm.quantization.scheme import Scheme
 
 from .networks.base import Inputs, Network, eligible_layers
 
-Schemes = Mapping[str, Scheme | None]
+Layers = Mapping[str, Scheme | LayerPlan | None]
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,17 @@ class Subject:
             self.outputs = [self.model(*x) for x in self.inputs]
         self.features = layer_inputs(self.model, self.layers, self.inputs[0])
 
-    def measure(self, schemes: Schemes, progress: Callable[[], None] | None = None) -> Measured:
+    def measure(self, layers: Layers) -> Measured:
         """Compare the network, its named layers quantized, with float."""
-        emulated = emulate_network(self.model, dict(schemes))
+        emulated = emulate_network(self.model, layers)
         with torch.no_grad():
             outputs = [emulated(*x) for x in self.inputs]
-        layers = {name: self.layer_db(name, scheme) for name, scheme in schemes.items() if scheme}
-        worst = min(layers, key=lambda name: layers[name], default="")
+        layers_db = {
+            name: self.layer_db(name, layer)
+            for name, layer in layers.items()
+            if isinstance(emulated.get_submodule(name), EmulatedConvolution)
+        }
+        worst = min(layers_db, key=lambda name: layers_db[name], default="")
         pairs = [
             (exact.numpy(), result.numpy())
             for exact, result in zip(self.outputs, outputs, strict=True)
@@ -78,15 +83,15 @@ class Subject:
             right_float=self._right(self.outputs),
             labelled=None if self.labels is None else len(self.labels),
             worst=worst,
-            worst_db=layers.get(worst, float("inf")),
-            layers_db=layers,
+            worst_db=layers_db.get(worst, float("inf")),
+            layers_db=layers_db,
         )
 
-    def layer_db(self, name: str, scheme: Scheme) -> float:
+    def layer_db(self, name: str, planned: Scheme | LayerPlan) -> float:
         """SQNR in dB of one layer alone, given what the float network gives it."""
         layer, x = self.layers[name], self.features[name]
         weight = layer.weight.detach()
-        emulated = EmulatedConvolution(weight.double().numpy(), scheme, int(layer.padding[0]))
+        emulated = emulated_convolution(weight.double().numpy(), planned, int(layer.padding[0]))
         exact = nn.functional.conv2d(x, weight, padding=layer.padding)
         return sqnr_db(exact.numpy(), emulated(x).numpy())
 

@@ -23,6 +23,7 @@ ALGORITHMS: Mapping[str, WinogradConfig] = {
     "SFC4": WinogradConfig("sfc", tile=4),
     "SFC6": WinogradConfig("sfc", tile=6),
 }
+_CALIBRATED = "-calibrated"
 SCALES = ("standard", "row-norm", "correlated", "learned")
 
 
@@ -89,7 +90,8 @@ def variants() -> dict[str, Variant]:
 def chosen(names: list[str]) -> list[Variant]:
     """Return variants by name or by the start of their name, or by tile and points.
 
-    "F4:0,2/3,-2/3,4/3,-4/3" is F(4,3) in ``hadamard`` with these points.
+    "F4:0,2/3,-2/3,4/3,-4/3" is F(4,3) in ``hadamard`` with these points; any variant's name and
+    "-calibrated" is that, calibrated on made-up inputs.
 
     Raises
     ------
@@ -99,6 +101,12 @@ def chosen(names: list[str]) -> list[Variant]:
     known = variants()
     found = []
     for name in names:
+        if name.endswith(_CALIBRATED):
+            variant = known.get(name.removesuffix(_CALIBRATED))
+            if variant is None:
+                raise ConfigError(f"variant is {name!r}; give a whole name before {_CALIBRATED!r}")
+            found.append(Variant(name, replace(variant.config, calibrate=True)))
+            continue
         if own := re.fullmatch(r"F(\d):(.+)", name):
             config = WinogradConfig(tile=int(own[1]), points=tuple(own[2].split(",")))
             found.append(Variant(name, config))

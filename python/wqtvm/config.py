@@ -50,6 +50,10 @@ class WinogradConfig:
         that "axis" of a group of channels, or the whole "tile" of a group, as in the paper.
     weight_steps : "tap" (a step for each tap of a filter and group) or "filter" (one for all of its
         taps, as int8 libraries do for direct convolutions).
+    calibrate : whether input channels are balanced against weights, where that is free, and output
+        channels rid of their errors' means, by what layers do on the inputs given or, without data,
+        on made-up ones; the float network is built and run for it. If None, with "auto" only, which
+        runs it anyway.
     min_sqnr_db : in "auto", the least SQNR of a layer by itself against float, in dB.
     max_loss_db : in "auto", by how much the network's PSNR against the truth may fall, in dB; where
         neither is given, 0.1.
@@ -69,6 +73,7 @@ class WinogradConfig:
     scales: str = "correlated"
     steps: Steps = "channel"
     weight_steps: WeightSteps = "tap"
+    calibrate: bool | None = None
     min_sqnr_db: float | None = None
     max_loss_db: float | None = None
     include: tuple[str, ...] = ("*",)
@@ -82,6 +87,7 @@ class WinogradConfig:
             _one_of("scales", self.scales, SCALES, f"the path of a *{SCALES_SUFFIX} file")
         _one_of("steps", self.steps, STEPS)
         _one_of("weight_steps", self.weight_steps, WEIGHT_STEPS)
+        _one_of("calibrate", self.calibrate, (None, True, False))
         if isinstance(self.points, str):
             _one_of("points", self.points, NAMED_POINTS)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from torch.nn import functional
 
 from .learning.emulation import Layer, hold_tensor, quantize
 from .quantization.arithmetic import round_up
+from .quantization.balance import balanced_weights
+from .quantization.plan import LayerPlan
 from .quantization.scheme import Scheme
 from .quantization.weights import quantize_weights
 
@@ -35,6 +38,7 @@ class EmulatedConvolution(nn.Module):
     scheme : algorithm, scales, precision, group size and steps.
     padding : zeros at each edge of the image, in pixels.
     bias : float32 (output channel,), or None.
+    balance : what each input channel is multiplied, and its weights are divided by; None: nothing.
 
     Raises
     ------
@@ -45,6 +49,7 @@ class EmulatedConvolution(nn.Module):
     """
 
     bias: Tensor | None
+    _balance: Tensor | None
     _u: Tensor  # these three in precision "hadamard"
     _input: Tensor
     _output: Tensor
@@ -55,8 +60,14 @@ class EmulatedConvolution(nn.Module):
         scheme: Scheme,
         padding: int = 0,
         bias: Tensor | None = None,
+        balance: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        factors = None
+        if balance is not None:
+            weight = balanced_weights(weight, np.asarray(balance))
+            factors = torch.tensor(balance, dtype=torch.float32)[:, None, None]
+        hold_tensor(self, "_balance", factors)
         self.scheme, self.padding = scheme, padding
         quantized = quantize_weights(weight, scheme)
         self._outputs, self._channels = weight.shape[:2]
@@ -79,6 +90,8 @@ class EmulatedConvolution(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Convolve float32 (image, channel, row, column)."""
+        if self._balance is not None:
+            x = x * self._balance
         batch, _, height, width = x.shape
         taps = self.scheme.kernel
         (m_y, m_x), (t_y, t_x) = self.scheme.output_tile, self.scheme.input_tile
@@ -118,7 +131,22 @@ class EmulatedConvolution(nn.Module):
         return (self._output @ m.flatten(1)).reshape(-1, *m.shape[1:])
 
 
-def emulate_network(model: nn.Module, schemes: dict[str, Scheme | None]) -> nn.Module:
+def emulated_convolution(
+    weight: NDArray[np.floating],
+    layer: Scheme | LayerPlan,
+    padding: int = 0,
+    bias: Tensor | None = None,
+) -> EmulatedConvolution:
+    """Return one convolution by a scheme, or as it is planned, balanced and corrected."""
+    if isinstance(layer, Scheme):
+        return EmulatedConvolution(weight, layer, padding, bias)
+    if layer.correction is not None:
+        correction = torch.tensor(layer.correction, dtype=torch.float32)
+        bias = correction if bias is None else bias + correction.to(bias.device)
+    return EmulatedConvolution(weight, layer.scheme(), padding, bias, layer.balance)
+
+
+def emulate_network(model: nn.Module, layers: Mapping[str, Scheme | LayerPlan | None]) -> nn.Module:
     """Return a copy of a network whose named convolutions are emulated; None leaves one in float.
 
     The copy lies on the network's device; weights are quantized on the CPU.
@@ -130,16 +158,13 @@ def emulate_network(model: nn.Module, schemes: dict[str, Scheme | None]) -> nn.M
     """
     emulated = copy.deepcopy(model)
     modules = dict(emulated.named_modules())
-    for name, scheme in schemes.items():
-        if scheme is None:
+    for name, layer in layers.items():
+        if layer is None or (isinstance(layer, LayerPlan) and layer.algorithm == "float"):
             continue
         convolution = modules[name]
-        replacement = EmulatedConvolution(
-            convolution.weight.detach().cpu().double().numpy(),
-            scheme,
-            int(convolution.padding[0]),
-            None if convolution.bias is None else convolution.bias.detach(),
-        )
+        weight = convolution.weight.detach().cpu().double().numpy()
+        bias = None if convolution.bias is None else convolution.bias.detach()
+        replacement = emulated_convolution(weight, layer, int(convolution.padding[0]), bias)
         parent, _, leaf = name.rpartition(".")
         setattr(modules[parent], leaf, replacement.to(convolution.weight.device))
     return emulated

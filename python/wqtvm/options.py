@@ -91,6 +91,11 @@ def network(command: Command) -> Command:
                 show_default=True, help="What shares a step of the weights.",
             ),
             click.option(
+                "--calibrate/--no-calibrate", default=None,
+                help="Balance channels and take off mean errors, by running the float network on "
+                "the inputs, or on made-up ones; by default with --algorithm auto.",
+            ),
+            click.option(
                 "--min-sqnr-db", type=float, default=None, metavar="DB",
                 help="With --algorithm auto: the least SQNR of a layer by itself.",
             ),
@@ -133,6 +138,7 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         scales=options["scales"],
         steps=options["steps"],
         weight_steps=options["weight_steps"],
+        calibrate=options["calibrate"],
         min_sqnr_db=options["min_sqnr_db"],
         max_loss_db=options["max_loss_db"],
         include=options["include"] or _DEFAULT.include,

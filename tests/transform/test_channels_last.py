@@ -152,3 +152,17 @@ def test_output_in_another_layout_than_the_input():
             return z
 
     assert convolutions(channels_last(Module)) == {"stem": ["NHWC", "HWIO"]}
+
+
+def test_a_layer_that_is_the_output_keeps_its_name():
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 4, 8, 8), "float32")) -> R.Tensor((1, 4, 8, 8), "float32"):
+            with R.dataflow():
+                first = R.nn.conv2d(x, weight, padding=1)
+                last = R.nn.conv2d(first, weight, padding=1)
+                R.output(last)
+            return last
+
+    assert set(convolutions(channels_last(name_layers(Before)))) == {"first", "last"}

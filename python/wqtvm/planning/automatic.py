@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from tvm import ir
 
 from ..config import WinogradConfig
-from ..emulation import EmulatedConvolution
 from ..errors import ConfigError, InputMismatchError, NonFiniteError
 from ..quantization.plan import LayerPlan, Plan, Reason
 from ..runtime.specs import is_torch
 from ..tensor_spec import TensorSpec
+from ..transform.balance_channels import balanceable
 from ..transform.plan_convolutions import plan_convolutions
 from .allocate import Option, allocate
+from .calibrate import balanced, channels_first, corrected, emulate, errors_of, mean_error
 from .candidates import Candidate, candidates
 from .float_network import F32, FloatNetwork, Sample, weights_of
 from .samples import calls, made_up_samples
@@ -70,6 +71,8 @@ def plan_network(
 ) -> Plan:
     """Plan every convolution of a prepared module; with algorithm "auto" by measuring.
 
+    Where channels are to be balanced, by what they hold, the float network runs, too.
+
     Parameters
     ----------
     inputs : real ones for ``@main``, of a call or a list of calls; made up if None.
@@ -89,7 +92,8 @@ def plan_network(
     NonFiniteError
         If the float network gives a value that is not finite.
     """
-    if config.algorithm != "auto":
+    automatic = config.algorithm == "auto"
+    if not (automatic or config.calibrate):
         return plan_convolutions(prepared, config)
     if targets is not None and inputs is None:
         raise ConfigError("targets are given without inputs; give the inputs that they belong to")
@@ -97,12 +101,12 @@ def plan_network(
     direct = replace(
         config, algorithm="direct", min_sqnr_db=None, max_loss_db=None, scales="correlated"
     )
-    base = plan_convolutions(prepared, direct)
-    eligible = [layer for layer in base.layers if layer.algorithm == "direct"]
+    base = plan_convolutions(prepared, direct if automatic else config)
+    eligible = [layer for layer in base.layers if layer.algorithm != "float"]
     if not eligible:
         return base
     names = [layer.name for layer in eligible]
-    steps = 1 + 2 * len(names) + _ROUNDS
+    steps = 1 + (2 * len(names) + _ROUNDS if automatic else len(names))
     report(_STAGE, 0, steps)
     network = FloatNetwork(prepared, names)
     if inputs is None:
@@ -112,6 +116,20 @@ def plan_network(
     _check_finite(samples, names)
     report(_STAGE, 1, steps)
     weights = weights_of(prepared, names)
+    extremes = inputs is None and len(samples) > 1
+    if config.calibrate is not False:
+        free = balanceable(prepared["main"])
+        eligible = [
+            balanced(layer, weights[layer.name], samples) if layer.name in free else layer
+            for layer in eligible
+        ]
+    if not automatic:
+        planned = {}
+        for index, layer in enumerate(eligible):
+            errors = errors_of(layer, weights[layer.name], samples)
+            planned[layer.name] = corrected(layer, mean_error(errors, extremes=extremes))
+            report(_STAGE, 2 + index, steps)
+        return Plan(tuple(planned.get(layer.name, layer) for layer in base.layers))
 
     layers = []
     for index, layer in enumerate(eligible):
@@ -119,7 +137,7 @@ def plan_network(
         features = [sample.features[layer.name] for sample in samples]
         layers.append(_measure(layer, offered, features, weights[layer.name]))
         report(_STAGE, 2 + index, steps)
-    chosen = _Chooser(samples, layers, weights, config, targets).choose(
+    chosen = _Chooser(samples, layers, weights, config, targets, extremes).choose(
         lambda done: report(_STAGE, 1 + len(names) + done, steps)
     )
     report(_STAGE, steps, steps)
@@ -134,7 +152,10 @@ class _Chooser:
         weights: dict[str, F32],
         config: WinogradConfig,
         targets: Sequence[Any] | None,
+        extremes: bool,
     ) -> None:
+        self.extremes = extremes
+        self.calibrate = config.calibrate is not False
         self.samples, self.layers, self.weights = samples, layers, weights
         self.least = -math.inf if config.min_sqnr_db is None else config.min_sqnr_db
         loss = config.max_loss_db
@@ -148,7 +169,7 @@ class _Chooser:
             self.targets = _arrays(calls(targets), samples)
             self.distance = self._mean_noise(self.targets)
         self.budget = math.inf if loss is None else _budget(loss, self.distance, assumed)
-        self._errors: dict[str, tuple[int, list[F32]]] = {}
+        self._errors: dict[str, tuple[int, list[F32], F32]] = {}
 
     def choose(self, step: Callable[[int], None]) -> dict[str, LayerPlan]:
         """The plans of all layers, by name."""
@@ -168,10 +189,14 @@ class _Chooser:
         if self.loss is not None:
             taken = self._search(options, taken, lambda i: step(len(self.layers) + i))
         total = sum(o[i].noise for o, i in zip(options, taken, strict=True))
-        return {
-            layer.name: _explained(layer, index, o, total, self.loss is not None)
-            for layer, index, o in zip(self.layers, taken, options, strict=True)
-        }
+        found = {}
+        for layer, index, o in zip(self.layers, taken, options, strict=True):
+            plan = _explained(layer, index, o, total, self.loss is not None)
+            if self.calibrate and plan.algorithm != "float":
+                self._error(layer, index)
+                plan = corrected(plan, self._errors[layer.name][2])
+            found[layer.name] = plan
+        return found
 
     def _search(
         self, options: Sequence[Sequence[Option]], taken: list[int], step: Callable[[int], None]
@@ -248,17 +273,19 @@ class _Chooser:
         return sum(energies) / len(energies)
 
     def _error(self, layer: _Layer, index: int) -> list[F32]:
-        """The errors of a candidate on all that the layer takes, (image, row, column, channel)."""
+        """The errors of a candidate on all that the layer takes, (image, row, column, channel).
+
+        Without their mean, if that will be taken off.
+        """
         if layer.name in self._errors and self._errors[layer.name][0] == index:
             return self._errors[layer.name][1]
-        planned = layer.choices[index].layer
-        errors = []
-        for sample in self.samples:
-            x, exact = sample.features[layer.name], sample.results[layer.name]
-            y = _emulate(planned, self.weights[layer.name], x, planned.padding[0])
-            errors.append(np.ascontiguousarray(y - exact))
-        self._errors[layer.name] = index, errors  # the last alone: they are as large as features
-        return errors
+        errors = errors_of(layer.choices[index].layer, self.weights[layer.name], self.samples)
+        mean = mean_error(errors, extremes=self.extremes)
+        if self.calibrate:
+            errors = [error - mean for error in errors]
+        # The last alone: they are as large as features.
+        self._errors[layer.name] = index, [np.ascontiguousarray(e) for e in errors], mean
+        return self._errors[layer.name][1]
 
 
 def _measure(
@@ -283,7 +310,7 @@ def _part_errors(
         )
         part = np.concatenate([part[:, y : y + edge, x : x + edge] for y in tops for x in lefts])
         padding = 0
-    exact = torch.nn.functional.conv2d(_channels_first(part), torch.from_numpy(weight.copy()),
+    exact = torch.nn.functional.conv2d(channels_first(part), torch.from_numpy(weight.copy()),
                                        padding=padding)  # fmt: skip
     signal = float(exact.double().square().sum())
     errors = []
@@ -291,20 +318,10 @@ def _part_errors(
         if candidate.layer.algorithm == "float":
             errors.append(0.0)
             continue
-        y = torch.from_numpy(_emulate(candidate.layer, weight, part, padding))
+        y = torch.from_numpy(emulate(candidate.layer, weight, part, padding))
         noise = float((y.permute(0, 3, 1, 2).double() - exact.double()).square().sum())
         errors.append(noise / signal if signal else 0.0)
     return errors
-
-
-def _emulate(layer: LayerPlan, weight: F32, x: F32, padding: int) -> F32:
-    convolution = EmulatedConvolution(weight, layer.scheme(), padding)
-    result: F32 = convolution(_channels_first(x)).permute(0, 2, 3, 1).numpy()
-    return result
-
-
-def _channels_first(x: F32) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2)
 
 
 def _representative(layer: _Layer) -> int | None:

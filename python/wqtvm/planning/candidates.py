@@ -84,7 +84,7 @@ def as_float(layer: LayerPlan) -> LayerPlan:
     return replace(
         layer, algorithm="float", tile=None, points=None, precision=None, group_size=None,
         scales=None, steps=None, weight_steps=None, s_b=None, s_g=None, column_points=None,
-        reason=Reason.BUDGET,
+        balance=None, correction=None, reason=Reason.BUDGET,
     )  # fmt: skip
 
 

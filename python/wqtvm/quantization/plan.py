@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from ..errors import ArtefactCorruptError, ArtefactVersionError, ConfigError, NotEligibleError
 from ..fastconv import (
@@ -64,6 +64,8 @@ class LayerPlan:
     s_b, s_g : the scales themselves, where their name is none of a formula: a plan can be carried
         out without the file that they were read from. Else None.
     column_points : interpolation points of the columns of a tile that is no square. Else None.
+    balance : what each input channel is multiplied, and its weights divided by; None if by nothing.
+    correction : what is added to each output channel, the mean of its error taken off; or None.
 
     Raises
     ------
@@ -91,6 +93,8 @@ class LayerPlan:
     s_b: tuple[float, ...] | None = None
     s_g: tuple[float, ...] | None = None
     column_points: tuple[str, ...] | None = None
+    balance: tuple[float, ...] | None = None
+    correction: tuple[float, ...] | None = None
 
     _LENGTHS: ClassVar[Mapping[str, int]] = {
         "input_shape": 4, "weight_shape": 4, "stride": 2, "padding": 2, "dilation": 2,
@@ -119,7 +123,10 @@ class LayerPlan:
         else:
             self._none("tile", "points", "column_points")
         if self.algorithm == "float":
-            self._none("precision", "group_size", "scales", "steps", "weight_steps", "s_b", "s_g")
+            self._none(
+                "precision", "group_size", "scales", "steps", "weight_steps", "s_b", "s_g",
+                "balance", "correction",
+            )  # fmt: skip
             return
         self._one_of("precision", PRECISIONS)
         self._one_of("steps", STEPS)
@@ -136,6 +143,14 @@ class LayerPlan:
             elif not _positive(values):
                 remedy = f"positive numbers, or scales one of {', '.join(SCALE_RULES)}"
                 self._refuse(field, remedy)
+        if self.balance is not None and (
+            not _positive(self.balance) or len(self.balance) != self.weight_shape[1]
+        ):
+            self._refuse("balance", "None, or a positive number for each input channel")
+        if self.correction is not None and (
+            not _numbers(self.correction) or len(self.correction) != self.weight_shape[0]
+        ):
+            self._refuse("correction", "None, or a number for each output channel")
         if self.column_points is not None and self.scales not in SCALE_RULES:
             self._refuse("scales", f"one of {', '.join(SCALE_RULES)} for a tile that is no square")
 
@@ -290,8 +305,9 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text, for from_json."""
-        layers = [{**asdict(layer), "reason": layer.reason.value} for layer in self.layers]
-        return json.dumps({"schema_version": SCHEMA_VERSION, "layers": layers}, indent=2) + "\n"
+        layers = ",\n".join(_layer_to_json(layer) for layer in self.layers)
+        head = f'{{\n  "schema_version": {SCHEMA_VERSION},\n  "layers": ['
+        return f"{head}\n{layers}\n  ]\n}}\n" if layers else f"{head}]\n}}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -323,6 +339,13 @@ class Plan:
             return cls(tuple(_layer_from_json(index, layer) for index, layer in enumerate(layers)))
         except ConfigError as error:
             raise ArtefactCorruptError(f"plan: {error}") from error
+
+
+def _layer_to_json(layer: LayerPlan) -> str:
+    """A field a line, to be edited, however many numbers it has."""
+    entry = {**asdict(layer), "reason": layer.reason.value}
+    lines = (f"      {json.dumps(name)}: {json.dumps(value)}" for name, value in entry.items())
+    return "    {\n" + ",\n".join(lines) + "\n    }"
 
 
 def _layer_from_json(index: int, entry: object) -> LayerPlan:
@@ -381,10 +404,15 @@ def _integers(values: object, least: int) -> bool:
 
 def _positive(values: object) -> bool:
     """Whether values is a tuple of at least one positive, finite float."""
+    return _numbers(values) and all(x > 0 for x in values)
+
+
+def _numbers(values: object) -> TypeGuard[tuple[float, ...]]:
+    """Whether values is a tuple of at least one finite float."""
     return (
         isinstance(values, tuple)
         and len(values) > 0
-        and all(isinstance(x, float) and math.isfinite(x) and x > 0 for x in values)
+        and all(isinstance(x, float) and math.isfinite(x) for x in values)
     )
 
 

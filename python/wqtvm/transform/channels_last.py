@@ -19,7 +19,7 @@ from tvm import ir, relax
 from tvm.relax.transform import ConvertLayout, DeadCodeElimination
 
 from ..errors import UnscheduledOperatorError
-from ..frontend.names import bindings, layer_name, name_layers, operator_name
+from ..frontend.names import LAYER_OPS, bindings, layer_name, name_layers, operator_name
 from .fold_layout_constants import fold_layout_constants
 from .sink_permutes import sink_permutes
 
@@ -40,6 +40,7 @@ def channels_last(module: ir.IRModule, context: ir.transform.PassContext) -> ir.
         without a word.
     """
     _check_layouts(module, lambda found, wanted: all(len(layout) == 4 for layout in found))
+    layers = _layer_names(module)
     steps = (
         ConvertLayout(_LAYOUTS),
         fold_layout_constants,
@@ -49,9 +50,32 @@ def channels_last(module: ir.IRModule, context: ir.transform.PassContext) -> ir.
     for step in steps:
         module = step(module)
     # In a module that is not from our frontend, ConvertLayout uses the names of variables twice.
-    module = name_layers(module)
+    module = name_layers(module, _names_of_outputs(module, layers))
     _check_layouts(module, lambda found, wanted: found == wanted)
     return module
+
+
+def _layer_names(module: ir.IRModule) -> set[str]:
+    return {
+        layer_name(binding.var)
+        for function in module.functions.values()
+        if isinstance(function, relax.Function)
+        for binding in bindings(function)
+        if operator_name(binding.value) in LAYER_OPS
+    }
+
+
+def _names_of_outputs(module: ir.IRModule, layers: set[str]) -> dict[str, str]:
+    """Names of layers that were outputs, by their variables: the permutations have them now."""
+    return {
+        binding.value.args[0].name: binding.var.name
+        for function in module.functions.values()
+        if isinstance(function, relax.Function)
+        for binding in bindings(function)
+        if operator_name(binding.value) in ("relax.permute_dims", "relax.reshape")
+        and binding.var.name in layers
+        and binding.value.args[0].name not in layers
+    }
 
 
 def _check_layouts(module: ir.IRModule, is_fine: Callable[[list[str], list[str]], bool]) -> None:

@@ -13,9 +13,12 @@ from tvm import ir, relax, target, transform
 from ..config import WinogradConfig
 from ..quantization.plan import Plan
 from ..target import TargetRecord, record_of, usable_cpus
+from .balance_channels import balance_channels
 from .channels_last import channels_last
 from .check_lowered import check_lowered
+from .correct_means import correct_means
 from .fold_batch_norm import fold_batch_norm
+from .fold_channel_scales import fold_channel_scales
 from .fold_layout_constants import fold_layout_constants
 from .legalize_operators import LEGALIZATIONS
 from .lower_convolutions import Progress, lower_convolutions
@@ -40,7 +43,8 @@ def quantize(
     progress: Progress | None = None,
 ) -> ir.IRModule:
     """Replace the convolutions that the plan quantizes by our operators."""
-    return lower_convolutions(module, plan, record, threads, progress)
+    calibrated = fold_channel_scales(correct_means(balance_channels(module, plan), plan))
+    return lower_convolutions(calibrated, plan, record, threads, progress)
 
 
 def optimize(module: ir.IRModule, record: TargetRecord) -> ir.IRModule:
