@@ -2,16 +2,21 @@
 
     python -m benchmarks.accuracy.balance --networks ffdnet waifu2x_cunet
 
-Balancing: the weights of an input channel are divided by a power of their norm, its values
-multiplied with that. Clipping: steps of V are a fraction of those that hold the largest value;
-steps of U are those of six fractions that have the least squared error, and weights are rounded to
-nearest. Mean over up to ten layers of each network, on what a real input gives them, by F(4,3).
+Balancing: the weights of an input channel are divided by a factor, its values multiplied with it:
+the root of the norm of its weights ("weights"), over a root of what the channel holds on the input
+("equal ranges"), over that one's root ("balance", which wqtvm uses), or the same by a made-up input
+("made up", as wqtvm does without data). Clipping: steps of V are a fraction of those that hold the
+largest value; steps of U are those of six fractions that have the least squared error, and weights
+are rounded to nearest. Mean over up to ten layers of each network, on what a real input gives them,
+by F(4,3).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -24,12 +29,17 @@ from wqtvm.emulation import EmulatedConvolution
 from wqtvm.fastconv import standard_scales, winograd
 from wqtvm.quantization import sqnr_db, weights
 from wqtvm.quantization.arithmetic import F32, LARGEST, Quantized
+from wqtvm.quantization.balance import balance_factors
 from wqtvm.quantization.scheme import Scheme
+from wqtvm.runtime.made_up import completed
+from wqtvm.tensor_spec import TensorSpec
 
-from .measure import Subject
+from .measure import Subject, layer_inputs
 from .networks import NETWORKS, network
 
 _LAYERS = 10
+_RULES = ("none", "weights", "equal ranges", "balance", "made up")
+_NONE: Mapping[str, Tensor] = MappingProxyType({})
 _FRACTIONS = (1.0, 0.97, 0.94, 0.9, 0.86, 0.82)
 _ALGORITHM = winograd(4)
 _SCHEME = Scheme(_ALGORITHM, standard_scales(_ALGORITHM), "hadamard")
@@ -44,35 +54,54 @@ def main() -> int:
     default = [n for n in NETWORKS if n != "real_esrgan_rrdb"]
     parser.add_argument("--networks", nargs="+", default=default, choices=NETWORKS)
     options = parser.parse_args()
-    columns = (*(f"power {p:g}" for p in (0, 0.25, 0.5, -0.25)), "V 0.95", "V 0.9", "U by MSE")
+    columns = (*_RULES, "V 0.95", "V 0.9", "U by MSE")
     print(f"| network | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
     for name in options.networks:
         subject = Subject(network(name))
-        cells = [mean_db(subject, power) for power in (0, 0.25, 0.5, -0.25)]
+        made_up = layer_inputs(subject.model, subject.layers, made_up_input(subject))
+        cells = [mean_db(subject, rule, made_up) for rule in _RULES]
         cells += [clipped_inputs_db(subject, fraction) for fraction in (0.95, 0.9)]
         cells.append(clipped_weights_db(subject))
         print(f"| {name} | {' | '.join(f'{cell:.1f}' for cell in cells)} |", flush=True)
     return 0
 
 
-def mean_db(subject: Subject, power: float) -> float:
-    """Mean SQNR over layers with input channels balanced."""
-    names = list(subject.layers)
-    return float(
-        np.mean([layer_db(subject, n, power) for n in names[:: max(1, len(names) // _LAYERS)]])
-    )
+def made_up_input(subject: Subject) -> tuple[Tensor, ...]:
+    """A call as wqtvm makes it up: pictures of dead leaves, single numbers as they are."""
+    given = subject.inputs[0]
+    specs = [TensorSpec(f"x{i}", tuple(x.shape), "float32") for i, x in enumerate(given)]
+    examples = [x if x.numel() == 1 else torch.zeros_like(x) for x in given]
+    return tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in completed(specs, examples))
 
 
-def layer_db(subject: Subject, name: str, power: float) -> float:
-    """SQNR in dB of one layer whose channels are balanced by a power of their weights' norms."""
+def mean_db(subject: Subject, rule: str = "none", made_up: Mapping[str, Tensor] = _NONE) -> float:
+    """Mean SQNR over layers with input channels balanced by a rule."""
+    names = list(subject.layers)[:: max(1, len(subject.layers) // _LAYERS)]
+    return float(np.mean([layer_db(subject, name, rule, made_up) for name in names]))
+
+
+def layer_db(subject: Subject, name: str, rule: str, made_up: Mapping[str, Tensor]) -> float:
+    """SQNR in dB of one layer whose channels are balanced by a rule."""
     layer, x = subject.layers[name], subject.features[name]
     weight = layer.weight.detach().double().numpy()
     norms = np.sqrt(np.square(weight).sum((0, 2, 3))) + 1e-12
-    factor = (norms / np.exp(np.log(norms).mean())) ** power
-    ours = EmulatedConvolution(weight / factor[:, None, None], _SCHEME, int(layer.padding[0]))
+    if rule == "none":
+        factors = np.ones_like(norms)
+    elif rule == "weights":
+        factors = norms**0.5
+    elif rule == "equal ranges":
+        factors = (norms / np.maximum(_rms(x), 1e-3 * _rms(x).max())) ** 0.5
+    else:
+        factors = np.array(balance_factors(weight, _rms(x if rule == "balance" else made_up[name])))
+    padding = int(layer.padding[0])
+    ours = EmulatedConvolution(weight, _SCHEME, padding, balance=tuple(map(float, factors)))
     exact = functional.conv2d(x, layer.weight.detach(), padding=layer.padding)
-    balanced = x * torch.from_numpy(factor).float()[:, None, None]
-    return sqnr_db(exact.numpy(), ours(balanced).numpy())
+    return sqnr_db(exact.numpy(), ours(x).numpy())
+
+
+def _rms(x: Tensor) -> NDArray[np.float64]:
+    rms: NDArray[np.float64] = x.double().square().mean((0, 2, 3)).sqrt().numpy()
+    return rms
 
 
 def clipped_inputs_db(subject: Subject, fraction: float) -> float:
@@ -86,7 +115,7 @@ def clipped_inputs_db(subject: Subject, fraction: float) -> float:
 
     emulation.quantize = clipped
     try:
-        return mean_db(subject, 0.0)
+        return mean_db(subject)
     finally:
         emulation.quantize = whole
 
@@ -115,7 +144,7 @@ def clipped_weights_db(subject: Subject) -> float:
 
     weights.quantize, weights.round_weights = least, nearest
     try:
-        return mean_db(subject, 0.0)
+        return mean_db(subject)
     finally:
         weights.quantize, weights.round_weights = whole, in_turn
 

@@ -7,7 +7,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -225,7 +227,8 @@ def shipped_scales(algorithm: BilinearAlgorithm) -> LearnedScales:
     )
 
 
-def shipped_files() -> dict[str, tuple[BilinearAlgorithm, Path]]:
+@cache
+def shipped_files() -> Mapping[str, tuple[BilinearAlgorithm, Path]]:
     """Algorithms whose scales come with wqtvm, and the scales' paths, by names for messages."""
     folder = Path(__file__).parent / "sets"
     candidates = {
@@ -238,7 +241,7 @@ def shipped_files() -> dict[str, tuple[BilinearAlgorithm, Path]]:
         name: (algorithm, path.with_suffix(SCALES_SUFFIX))
         for name, (algorithm, path) in candidates.items()
     }
-    return {name: found for name, found in files.items() if found[1].is_file()}
+    return MappingProxyType({name: found for name, found in files.items() if found[1].is_file()})
 
 
 def learned_scales(scales: str, algorithm: BilinearAlgorithm) -> LearnedScales:
