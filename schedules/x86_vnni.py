@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import tirx
+from tvm.s_tir import TensorIntrin
+from tvm.script import tirx as T
 
+from ..topi.direct_workload import DirectWorkload
 from ..topi.workload import WinogradWorkload
+from .direct_cpu import DirectBlocking, schedule_direct
 from .instructions import Instructions
 from .winograd_cpu import CpuBlocking, schedule_winograd
 
@@ -46,6 +50,48 @@ def _quantize(values: Any) -> Any:
     return tirx.bitwise_xor(tirx.reinterpret(f"uint8x{_LANES}", signed), sign_bit)
 
 
+_DOT = "wq_dot_16x4_u8s8s32_vnni"
+
+
+@T.prim_func(s_tir=True)
+def _description(
+    A: T.Buffer((4,), "uint8", offset_factor=1),
+    B: T.Buffer((16, 4), "int8", offset_factor=1),
+    C: T.Buffer((16,), "int32", offset_factor=1),
+) -> None:
+    with T.sblock("root"):
+        T.reads(C[0:16], A[0:4], B[0:16, 0:4])
+        T.writes(C[0:16])
+        for i in T.serial(0, 16):
+            for k in T.serial(0, 4):
+                with T.sblock("update"):
+                    vi, vk = T.axis.remap("SR", [i, k])
+                    C[vi] = C[vi] + T.cast(A[vk], "int32") * T.cast(B[vi, vk], "int32")
+
+
+@T.prim_func(s_tir=True)
+def _implementation(
+    A: T.Buffer((4,), "uint8", offset_factor=1),
+    B: T.Buffer((16, 4), "int8", offset_factor=1),
+    C: T.Buffer((16,), "int32", offset_factor=1),
+) -> None:
+    with T.sblock("root"):
+        T.reads(C[0:16], A[0:4], B[0:16, 0:4])
+        T.writes(C[0:16])
+        C[T.ramp(T.int32(0), 1, 16)] = T.call_llvm_pure_intrin(
+            T.llvm_lookup_intrinsic_id("llvm.x86.avx512.vpdpbusd.512"),
+            C.vload([0], dtype="int32x16"),
+            T.reinterpret(
+                T.broadcast(T.reinterpret(A.vload([0], "uint8x4"), dtype="int32"), 16),
+                dtype="int8x64",
+            ),
+            B.vload([0, 0], dtype="int8x64"),
+            dtype="int32x16",
+        )
+
+
+TensorIntrin.register(_DOT, _description, _implementation, override=True)
+
 # Thirty-two zmm registers: 8 x 2 accumulators, two vectors of U, a broadcast of V, and the sums as
 # far as they fit. More accumulators would only wait longer where a group ends. L2 is 1 MiB or more;
 # a panel of U streams through it as well.
@@ -61,6 +107,21 @@ _BLOCKING = CpuBlocking(
 )
 
 
+_DIRECT = DirectBlocking(
+    lanes=_LANES,
+    dot_lanes=16,
+    dot_reduce=4,
+    register_pixels=(16, 12, 8, 6),
+    intrinsic=_DOT,
+    l2_bytes=600 * 1024,
+    instructions=Instructions(_dot, _quantize),
+)
+
+
+def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
+    return _DIRECT.blocked(work, threads)
+
+
 def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
     """Choose the tile rows and columns that are computed together."""
     return _BLOCKING.tile_block(work, threads)
@@ -68,4 +129,4 @@ def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
 
 def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
     """Schedule a function that holds a quantized operator."""
-    return schedule_winograd(function, _BLOCKING)
+    return schedule_direct(function, _DIRECT)

@@ -20,7 +20,7 @@ from wqtvm.quantization import (
     QuantizedWeights,
     Scheme,
     quantize_weights,
-    winograd_reference,
+    convolution_reference,
 )
 from wqtvm.target import TargetRecord, lookup
 from wqtvm.topi.winograd import winograd_conv2d
@@ -56,7 +56,7 @@ class Layer:
 
     def reference(self) -> HadamardStages | FullStages:
         scheme, padding = self.work.scheme, self.work.padding
-        return winograd_reference(self.x, self.weights, scheme, padding, keep_accumulators=True)
+        return convolution_reference(self.x, self.weights, scheme, padding, keep_accumulators=True)
 
     def run(self, stages: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
         """Compile, run, and return "output" and the stages by the names of their blocks."""

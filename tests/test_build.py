@@ -18,7 +18,7 @@ from wqtvm.errors import (
     UnknownTargetError,
     UnsupportedOperatorError,
 )
-from wqtvm.quantization import quantize_weights, sqnr_db, winograd_reference
+from wqtvm.quantization import quantize_weights, sqnr_db, convolution_reference
 
 
 @pytest.mark.parametrize("target", X86)
@@ -48,7 +48,7 @@ def test_a_network_of_one_layer_is_the_reference_to_the_bit(
     scheme = compiled.plan.layers[0].scheme()
     weights = quantize_weights(convolution.weight.detach().numpy(), scheme)
     image = np.ascontiguousarray(x.numpy().transpose(0, 2, 3, 1))
-    reference = winograd_reference(image, weights, scheme, padding).output
+    reference = convolution_reference(image, weights, scheme, padding).output
     expected = np.maximum(reference + convolution.bias.detach().numpy(), np.float32(0))
     np.testing.assert_array_equal(result, expected.transpose(0, 3, 1, 2))
 

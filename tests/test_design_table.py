@@ -21,7 +21,7 @@ from wqtvm.quantization import (
     Scheme,
     quantize_weights,
     sqnr_db,
-    winograd_reference,
+    convolution_reference,
 )
 from wqtvm.target import lookup, usable_cpus
 from wqtvm.topi.workload import WinogradWorkload
@@ -78,7 +78,7 @@ Run = Callable[[NDArray[np.float32], QuantizedWeights, Scheme], NDArray[np.float
 def by_reference(
     x: NDArray[np.float32], weights: QuantizedWeights, scheme: Scheme
 ) -> NDArray[np.float32]:
-    return winograd_reference(x, weights, scheme, PADDING).output
+    return convolution_reference(x, weights, scheme, PADDING).output
 
 
 def by_kernel(

@@ -10,7 +10,7 @@ from torch import nn
 from wqtvm.emulation import EmulatedConvolution, emulate_network
 from wqtvm.fastconv import BilinearAlgorithm, correlated_scales, direct, sfc, winograd
 from wqtvm.quantization import quantize_weights, sqnr_db
-from wqtvm.quantization.reference import winograd_reference
+from wqtvm.quantization.reference import convolution_reference
 from wqtvm.quantization.scheme import Scheme
 
 # Sums of floats are added in another order: a few values next to a rounding tie differ by a step,
@@ -38,7 +38,7 @@ def test_emulation_is_the_reference(
     x = rng.standard_normal((batch, height, width, channels)).astype(np.float32)
     rows, *columns = ((a, correlated_scales(a)) for a in algorithms)
     scheme = Scheme(*rows, precision, 32, "axis", "tap", *(columns[0] if columns else ()))
-    reference = winograd_reference(x, quantize_weights(weight, scheme), scheme, padding).output
+    reference = convolution_reference(x, quantize_weights(weight, scheme), scheme, padding).output
     image = torch.from_numpy(x).permute(0, 3, 1, 2)
     emulated = EmulatedConvolution(weight, scheme, padding)(image).permute(0, 2, 3, 1).numpy()
     assert emulated.shape == reference.shape

@@ -13,7 +13,7 @@ import wqtvm
 from wqtvm.errors import ConfigError, InputMismatchError, TargetNotRunnableError
 from wqtvm.frontend import from_torch
 from wqtvm.frontend.names import bindings
-from wqtvm.quantization import sqnr_db, winograd_reference
+from wqtvm.quantization import sqnr_db, convolution_reference
 from wqtvm.quantization.plan import Plan
 from wqtvm.quantization.weights import quantize_weights
 from wqtvm.report import (
@@ -83,7 +83,7 @@ def test_local_is_the_reference_on_exact_inputs(compiled, report, image):
     weight = fused.weight.detach()
     scheme = compiled.plan.layer("head").scheme()
     quantized = quantize_weights(weight.numpy(), scheme, "head")
-    result = winograd_reference(image.transpose(0, 2, 3, 1), quantized, scheme, 1).output
+    result = convolution_reference(image.transpose(0, 2, 3, 1), quantized, scheme, 1).output
     exact = torch.conv2d(torch.from_numpy(image).double(), weight.double(), padding=1)
     wanted = sqnr_db(exact.numpy().transpose(0, 2, 3, 1), result)
     # Float32 noise is 100 dB below the quantization noise; the folded weights differ by a rounding.

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WinogradWorkload:
-    """One convolution layer.
+class Workload:
+    """What every convolution layer has.
 
     Attributes
     ----------
@@ -25,8 +25,6 @@ class WinogradWorkload:
     out_channels : channels of the output.
     padding : zeros added at each edge of the image, in pixels.
     dot : shape and signedness of the target's dot product, which decides the packing of U.
-    block : tile rows and tile columns that the schedule computes together; the numbers of tiles are
-        padded to multiples of them.
     """
 
     scheme: Scheme
@@ -37,7 +35,6 @@ class WinogradWorkload:
     out_channels: int
     padding: int
     dot: DotProduct
-    block: tuple[int, int] = (1, 1)
 
     @property
     def out_height(self) -> int:
@@ -48,6 +45,24 @@ class WinogradWorkload:
     def out_width(self) -> int:
         """Columns of the output image."""
         return self.width + 2 * self.padding - self.scheme.kernel + 1
+
+    @property
+    def groups(self) -> int:
+        """Groups of input channels; the last may be padded with zeros."""
+        return self.scheme.groups(self.in_channels)
+
+
+@dataclass(frozen=True)
+class WinogradWorkload(Workload):
+    """One convolution layer by tiles.
+
+    Attributes
+    ----------
+    block : tile rows and tile columns that the schedule computes together; the numbers of tiles are
+        padded to multiples of them.
+    """
+
+    block: tuple[int, int] = (1, 1)
 
     @property
     def tile_rows(self) -> int:
@@ -73,11 +88,6 @@ class WinogradWorkload:
     def group_size(self) -> int:
         """Channels of an input group."""
         return self.scheme.channels_per_group(self.in_channels)
-
-    @property
-    def groups(self) -> int:
-        """Groups of input channels; the last may be padded with zeros."""
-        return self.scheme.groups(self.in_channels)
 
     @property
     def out_group_size(self) -> int:

@@ -13,7 +13,7 @@ from kernel_layers import make_layer
 from tvm import tirx
 
 import wqtvm
-from wqtvm.quantization import quantize_weights, winograd_reference
+from wqtvm.quantization import quantize_weights, convolution_reference
 from wqtvm.target import DotProduct, TargetRecord
 from wqtvm.topi.workload import WinogradWorkload
 
@@ -69,6 +69,6 @@ def test_a_model_compiles_for_it() -> None:
     scheme = layer.scheme()
     weights = quantize_weights(model[0].weight.detach().numpy(), scheme)
     image = np.ascontiguousarray(x.numpy().transpose(0, 2, 3, 1))
-    expected = winograd_reference(image, weights, scheme, 1).output.transpose(0, 3, 1, 2)
+    expected = convolution_reference(image, weights, scheme, 1).output.transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(compiled(x).numpy(), expected)
     assert compiled.target is NEW

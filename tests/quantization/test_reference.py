@@ -18,7 +18,7 @@ from wqtvm.quantization import (
     hadamard_reference,
     quantize_weights,
     sqnr_db,
-    winograd_reference,
+    convolution_reference,
 )
 from wqtvm.quantization.reference import assemble_tiles, extract_tiles
 from wqtvm.quantization.scheme import STEPS
@@ -227,7 +227,7 @@ def test_stages_of_a_tile_are_the_definition_to_the_bit(
     channels = 6  # groups of 4 and of 2
     weights = quantize_weights(weight(5, channels, scheme.kernel), scheme)
     x = image((1, *scheme.input_tile, channels))
-    stages = winograd_reference(x, weights, scheme, padding=0)
+    stages = convolution_reference(x, weights, scheme, padding=0)
     plain = Plain(scheme, round_to_float32)
     expected = (plain.hadamard if precision == "hadamard" else plain.full)(stages.d[0], weights)
     for field, values in expected.items():
@@ -267,7 +267,7 @@ def test_odd_shapes(
     if scheme.kernel == 5:
         padding *= 2
         x = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))  # room for five taps without padding
-    stages = winograd_reference(x, quantize_weights(w, scheme), scheme, padding)
+    stages = convolution_reference(x, quantize_weights(w, scheme), scheme, padding)
     expected = convolution(x, w, padding)
     assert stages.output.shape == expected.shape
     assert stages.output.dtype == np.float32
@@ -282,7 +282,7 @@ def test_group_sizes(
 ) -> None:
     scheme = make("F(2,3)", precision, group_size)
     x, w = image((1, 8, 8, 100)), weight(10, 100)
-    stages = winograd_reference(x, quantize_weights(w, scheme), scheme, padding=1)
+    stages = convolution_reference(x, quantize_weights(w, scheme), scheme, padding=1)
     assert stages.v.shape[3:] == {4: (25, 4), 32: (4, 32), 64: (2, 64), 0: (1, 128)}[group_size]
     assert sqnr_db(convolution(x, w, 1), stages.output) > 30
 
@@ -360,7 +360,7 @@ def test_what_is_not_finite_stays_in_the_tiles_that_see_it(precision: str, bad: 
     clean = image((2, 16, 16, 40))
     broken = clean.copy()
     broken[1, 6, 9, 35] = bad
-    before, after = (winograd_reference(x, weights, scheme, padding=1) for x in (clean, broken))
+    before, after = (convolution_reference(x, weights, scheme, padding=1) for x in (clean, broken))
     sees = ~np.isfinite(after.d).all(axis=(1, 2, 3))
     assert 0 < sees.sum() < len(sees)
     np.testing.assert_array_equal(after.y[~sees], before.y[~sees])
@@ -379,7 +379,7 @@ def test_zeros_give_zeros() -> None:
     for precision in ("hadamard", "full"):
         scheme = make("F(4,3)", precision)
         weights = quantize_weights(weight(3, 3), scheme)
-        stages = winograd_reference(np.zeros((1, 6, 6, 3), np.float32), weights, scheme, 1)
+        stages = convolution_reference(np.zeros((1, 6, 6, 3), np.float32), weights, scheme, 1)
         assert not stages.output.any()
 
 
@@ -400,7 +400,7 @@ def test_precision_chooses_the_stages() -> None:
     for precision, stages in (("hadamard", HadamardStages), ("full", FullStages)):
         scheme = make("F(2,3)", precision)
         weights = quantize_weights(weight(2, 2), scheme)
-        assert isinstance(winograd_reference(image((1, 4, 4, 2)), weights, scheme, 0), stages)
+        assert isinstance(convolution_reference(image((1, 4, 4, 2)), weights, scheme, 0), stages)
 
 
 @pytest.mark.parametrize(
@@ -415,4 +415,4 @@ def test_precision_chooses_the_stages() -> None:
 def test_wrong_inputs_are_refused(x: np.ndarray, message: str) -> None:
     scheme = make("F(2,3)", "hadamard")
     with pytest.raises(InputMismatchError, match=message):
-        winograd_reference(x, quantize_weights(weight(2, 2), scheme), scheme, padding=0)
+        convolution_reference(x, quantize_weights(weight(2, 2), scheme), scheme, padding=0)

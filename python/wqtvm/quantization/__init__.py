@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from .arithmetic import Quantized, dequantize, fma32, quantize
+from .direct_reference import DirectStages, direct_reference
 from .metrics import psnr_db, sqnr_db
 from .plan import LayerPlan, Plan, Reason
 from .reference import (
     FullStages,
     HadamardStages,
+    convolution_reference,
     full_reference,
     hadamard_reference,
-    winograd_reference,
 )
 from .scheme import Scheme
 from .weights import QuantizedWeights, quantize_weights
 
 __all__ = [
+    "DirectStages",
     "FullStages",
     "HadamardStages",
     "LayerPlan",
@@ -24,13 +26,14 @@ __all__ = [
     "QuantizedWeights",
     "Reason",
     "Scheme",
+    "convolution_reference",
     "dequantize",
     "fma32",
+    "direct_reference",
     "full_reference",
     "hadamard_reference",
     "psnr_db",
     "quantize",
     "quantize_weights",
     "sqnr_db",
-    "winograd_reference",
 ]

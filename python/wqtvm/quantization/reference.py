@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..errors import InputMismatchError
 from ..fastconv import evaluate_row
 from .arithmetic import F32, I8, I32, LARGEST, NumpyRowOps, fma32, quantize, split_groups
+from .direct_reference import DirectStages, direct_reference
 from .scheme import SHARED_AXES, Axis, Scheme
 from .weights import QuantizedWeights
 
@@ -90,14 +91,14 @@ class FullStages:
     output: F32
 
 
-def winograd_reference(
+def convolution_reference(
     x: F32,
     weights: QuantizedWeights,
     scheme: Scheme,
     padding: int,
     keep_accumulators: bool = False,
-) -> HadamardStages | FullStages:
-    """Every stage of the convolution, in the precision of the scheme.
+) -> DirectStages | HadamardStages | FullStages:
+    """Every stage of the convolution, by the operator that computes the scheme.
 
     Parameters
     ----------
@@ -110,6 +111,8 @@ def winograd_reference(
     InputMismatchError
         If x is no float32 image batch of the weights' channels, or smaller than the kernel.
     """
+    if scheme.is_direct:
+        return direct_reference(x, weights, scheme, padding, keep_accumulators)
     if scheme.precision == "full":
         return full_reference(x, weights, scheme, padding, keep_accumulators)
     return hadamard_reference(x, weights, scheme, padding, keep_accumulators)
@@ -122,7 +125,7 @@ def hadamard_reference(
     padding: int,
     keep_accumulators: bool = False,
 ) -> HadamardStages:
-    """Stages of precision "hadamard"; parameters and errors as in winograd_reference."""
+    """Stages of precision "hadamard"; parameters and errors as in convolution_reference."""
     d = extract_tiles(x, weights, scheme, padding)
     with np.errstate(all="ignore"):
         b_d = _transform(scheme.row_axis.input_matrix.rows, d, axis=1)
@@ -143,7 +146,7 @@ def full_reference(
     padding: int,
     keep_accumulators: bool = False,
 ) -> FullStages:
-    """Stages of precision "full"; parameters and errors as in winograd_reference."""
+    """Stages of precision "full"; parameters and errors as in convolution_reference."""
     d = extract_tiles(x, weights, scheme, padding)
     rows, row_scale, a_rows, a_row_step = _integer_matrices(scheme.row_axis)
     columns, column_scale, a_columns, a_column_step = _integer_matrices(scheme.column_axis)

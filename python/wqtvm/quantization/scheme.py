@@ -13,6 +13,7 @@ from ..fastconv import (
     BilinearAlgorithm,
     IntegerMatrix,
     ScaleSet,
+    direct,
     integer_matrix,
     standard_scales,
 )
@@ -173,6 +174,13 @@ class Scheme:
         """The algorithm's name, or both."""
         rows, columns = self.algorithm.name, self.column_axis.algorithm.name
         return rows if rows == columns else f"{rows} x {columns}"
+
+    @cached_property
+    def is_direct(self) -> bool:
+        """Whether the only stage in int8 is the convolution itself, without a transform."""
+        axes = (self.row_axis, self.column_axis)
+        identity = all(axis.algorithm == direct(axis.algorithm.r) for axis in axes)
+        return identity and self.precision == "hadamard"
 
     @property
     def kernel(self) -> int:

@@ -1,0 +1,195 @@
+"""The schedule of the direct convolution that all CPUs share; an ISA gives it its numbers.
+
+First every pixel is quantized, once; then a parallel task sums up a panel of output channels for
+some rows of the output:
+
+    for each row of the image, in parallel:
+        for each group of channels: zeros around it, largest magnitude, step      -> V
+    for a panel of output channels, an image and a block of rows, in parallel:
+        for each group of channels:
+            for some pixels:                            accumulators, in registers
+                for each tap: integer products, scaled and added
+                M += their sum
+        epilogue, result
+
+V (z, g, y, x, s) has a plane for each group, so that what a group's taps read lies together: with U
+of one panel and group, 9 * 32 * 64 bytes with 4 zmm vectors, it stays in the L1 cache while all
+pixels of the task go by. M of a task (pixels * panel floats) lies in the L2 cache and is read and
+written once a group. U is streamed once a task, in the order in which it lies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tvm import s_tir, tirx
+
+from .amax import amax_intrinsic
+from .instructions import Instructions
+from .winograd_cpu import inline_epilogue
+
+if TYPE_CHECKING:
+    from ..topi.direct_workload import DirectWorkload
+
+
+@dataclass(frozen=True)
+class DirectBlocking:
+    """The free choices of the schedule.
+
+    Attributes
+    ----------
+    lanes : float32 lanes of a vector register.
+    dot_lanes, dot_reduce : shape of the dot product.
+    register_pixels : with one vector of output channels, with two and so on: the most pixels whose
+        accumulators, with the vectors of U and a broadcast of V, fit the register file.
+    intrinsic : the tensor intrinsic of the dot product, or None to leave it to the compiler.
+    l2_bytes : what V and M of a task may occupy.
+    instructions : of the ISA, for kernels that are written out; None to leave all to the compiler.
+    """
+
+    lanes: int
+    dot_lanes: int
+    dot_reduce: int
+    register_pixels: tuple[int, ...]
+    intrinsic: str | None
+    l2_bytes: int
+    instructions: Instructions | None = None
+
+    def blocked(self, work: DirectWorkload, threads: int) -> DirectWorkload:
+        """Choose the rows of a task, and the pixels and vectors of the accumulators.
+
+        Tasks fit ``l2_bytes``, are of whole accumulator blocks, and leave no thread idle in the
+        last round.
+        """
+        candidates = [
+            replace(work, rows=rows, pixels=pixels, vectors=vectors)
+            for vectors, most in enumerate(self.register_pixels, 1)
+            for rows in range(1, work.out_height + 1)
+            for pixels in range(1, most + 1)
+            if rows * work.out_width % pixels == 0
+        ]
+
+        def cost(choice: DirectWorkload) -> tuple[bool, float]:
+            pixels = choice.block_pixels
+            panels = choice.packed_channels // choice.panel
+            tasks = panels * choice.batch * choice.row_blocks
+            # An accumulator costs its products, and its share of what is loaded for them.
+            one = choice.vectors * (1 + 1 / choice.pixels + 1 / choice.vectors)
+            task = (pixels + _TASK_OVERHEAD_PIXELS) * one
+            return self._bytes(choice) > self.l2_bytes, math.ceil(tasks / threads) * task
+
+        return min(candidates, key=cost)
+
+    def _bytes(self, work: DirectWorkload) -> int:
+        """What V and M of a task take."""
+        _, groups, _, columns, size = work.input_shape
+        rows = (work.rows - 1) * work.stride + work.scheme.kernel
+        item = np.dtype(work.dot.activation_dtype).itemsize
+        return rows * columns * groups * size * item + 4 * work.block_pixels * work.panel
+
+
+_TASK_OVERHEAD_PIXELS = 4.0
+_LEAST_VECTOR = 8  # channels below which a largest magnitude is looked for one by one
+
+
+def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.PrimFunc:
+    """Schedule a direct convolution, with whatever is fused behind it, for a CPU."""
+    sch = s_tir.Schedule(function)
+    output = sch.get_sblock("output")
+    annotations = sch.get(output).annotations
+    rows, pixels, vectors = (
+        int(annotations[f"wq.{name}"]) for name in ("rows", "pixels", "vectors")
+    )
+    inline_epilogue(sch, output)
+    task = _divide_output(sch, blocking, output, rows, vectors)
+    _schedule_sums(sch, blocking, task, pixels, vectors)
+    _schedule_quantization(sch, blocking)
+    return sch.mod["main"]
+
+
+def _divide_output(
+    sch: s_tir.Schedule, blocking: DirectBlocking, output: Any, rows: int, vectors: int
+) -> Any:
+    """Divide the output into tasks; returns the loop over them."""
+    image, height, width, channels = sch.get_loops(output)
+    block, row = sch.split(height, [None, rows])
+    panel, vector, lane = sch.split(channels, [None, vectors, blocking.dot_lanes])
+    sch.reorder(panel, image, block, row, width, vector, lane)
+    sch.vectorize(lane)
+    task = sch.fuse(panel, image, block)
+    sch.parallel(task)
+    return task
+
+
+def _schedule_sums(
+    sch: s_tir.Schedule, blocking: DirectBlocking, task: Any, pixels: int, vectors: int
+) -> None:
+    """Budget: pixels x vectors accumulators of int32 stay in registers over a tap and group."""
+    m, taps, products = (sch.get_sblock(name) for name in ("M", "taps", "products"))
+    sch.compute_at(m, task, preserve_unit_loops=True)
+    p, k, g = sch.get_loops(m)[-3:]
+    block, inner = _register_block(sch, blocking, p, k, pixels, vectors)
+    sch.reorder(g, block, *inner)
+    _unroll_and_vectorize(sch, inner)
+    sch.compute_at(taps, block, preserve_unit_loops=True)
+    p, _, k, e, v = sch.get_loops(taps)[-5:]
+    _, inner = _register_block(sch, blocking, p, k, pixels, vectors)
+    sch.reorder(e, v, *inner)
+    _unroll_and_vectorize(sch, inner)
+    sch.compute_at(products, v, preserve_unit_loops=True)
+    p, *_, k, s = sch.get_loops(products)[-6:]
+    _, inner = _register_block(sch, blocking, p, k, pixels, vectors)
+    step, pair = sch.split(s, [None, blocking.dot_reduce])
+    sch.reorder(step, *inner, pair)
+    for loop in inner[:-1]:
+        sch.unroll(loop)
+
+    for block, loop in ((m, g), (taps, e), (products, step)):
+        init = sch.decompose_reduction(block, loop)
+        _unroll_and_vectorize(sch, sch.get_loops(init)[-3:])
+    if blocking.intrinsic:
+        sch.tensorize(inner[-1], blocking.intrinsic)
+
+
+def _register_block(
+    sch: s_tir.Schedule, blocking: DirectBlocking, p: Any, k: Any, pixels: int, vectors: int
+) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Split pixels and channels: blocks of pixels, and within one pixel, vector and lane."""
+    block, pixel = sch.split(p, [None, pixels])
+    vector, lane = sch.split(k, [vectors, blocking.dot_lanes])
+    return block, (pixel, vector, lane)
+
+
+def _schedule_quantization(sch: s_tir.Schedule, blocking: DirectBlocking) -> None:
+    """Quantize a row's pixels, group by group; a few operands of each in registers."""
+    pixels = sch.get_sblock("pixels")
+    image, group, row, column, channel = sch.get_loops(pixels)
+    sch.reorder(image, row, group, column, channel)
+    sch.parallel(sch.fuse(image, row))
+    for name in ("V_amax", "V_step", "V_inverse", "V"):
+        sch.reverse_compute_at(sch.get_sblock(name), group, preserve_unit_loops=True)
+    for name in ("pixels", "V"):
+        channel = sch.get_loops(sch.get_sblock(name))[-1]
+        lanes = math.gcd(int(sch.get(channel).extent), blocking.lanes)
+        if lanes > 1:
+            sch.vectorize(sch.split(channel, [None, lanes])[1])
+    amax = sch.get_sblock("V_amax")
+    channel = sch.get_loops(amax)[-1]
+    count = int(sch.get(channel).extent)
+    sch.decompose_reduction(amax, channel)
+    if count < _LEAST_VECTOR:
+        sch.unroll(channel)
+    else:
+        sch.tensorize(channel, amax_intrinsic(count))
+
+
+def _unroll_and_vectorize(sch: s_tir.Schedule, loops: Sequence[Any]) -> None:
+    """Vectorize the innermost loop, as wide as a vector, and unroll the others."""
+    *outer, lane = loops
+    for loop in outer:
+        sch.unroll(loop)
+    sch.vectorize(lane)

@@ -1,0 +1,153 @@
+"""The direct int8 convolution: what is computed, stage by stage, without a word of any ISA.
+
+Each pixel of the image is quantized once, for all taps and output channels:
+
+    pixels -> V_amax -> V_step, V_inverse -> V -> products -> taps -> M -> output
+
+Axes: (z, y, x) an image and its row and column, zeros around it; g a group of input channels, s a
+channel within its group, k an output channel, (e, v) a tap; b a block of output rows and p an
+output within it, row by row. The arithmetic is that of ``wqtvm.quantization.direct_reference`` to
+the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tvm import te, tirx
+
+from .arithmetic import (
+    absolute_bits,
+    contract_reduction,
+    float32,
+    int32,
+    start_reduction,
+    steps_of,
+)
+from .direct_workload import DirectWorkload
+
+OPERATOR = "wq.direct_conv2d"
+
+
+def direct_conv2d(work: DirectWorkload) -> tirx.PrimFunc:
+    """Define the convolution of one layer.
+
+    Parameters of the function: x (batch, height, width, channel) float32; U ``packed_shape`` in the
+    dot product's weight dtype; U's steps ``step_shape`` float32; the correction of the zero point
+    ``correction_shape`` int32, only where the dot product has one; the result (batch, height,
+    width, channel) float32.
+    """
+    x = te.placeholder((work.batch, work.height, work.width, work.in_channels), name="x")
+    weights = [
+        te.placeholder(work.packed_shape, work.dot.weight_dtype, name="U"),
+        te.placeholder(work.step_shape, "float32", name="U_step"),
+    ]
+    if work.dot.zero_point:
+        weights.append(te.placeholder(work.correction_shape, "int32", name="U_correction"))
+
+    v, v_step = _quantize_pixels(work, _pixels(work, x))
+    m = _sums(work, v, v_step, *weights[:2])
+    output = _image(work, m)
+
+    # Relax counts in int64, and fuses only functions that do.
+    function = te.create_prim_func([x, *weights, output], index_dtype_override="int64")
+    for name in ("taps", "M"):
+        function = contract_reduction(function, name)
+    if work.dot.zero_point:
+        # (z, b, p, g, e, v, k) of the products; the correction (g, e, v, k) is that of all pixels.
+        function = start_reduction(function, "products", "U_correction", (3, 4, 5, 6))
+    # 4 is kOutEWiseFusable: bias, residual and activation fuse behind the output.
+    return function.with_attr("op_pattern", 4)
+
+
+def _pixels(work: DirectWorkload, image: te.Tensor) -> te.Tensor:
+    """Put zeros around the image, and divide its channels: (z, g, y, x, s) float32."""
+    size = work.group_size
+
+    def value(z: Any, g: Any, y: Any, x: Any, s: Any) -> Any:
+        row, column = y - work.padding, x - work.padding
+        inside = [row >= 0, row < work.height, column >= 0, column < work.width]
+        if work.in_channels % size:
+            # In units of a common divisor, so that whole vectors lie inside or outside.
+            unit = math.gcd(work.in_channels, size)
+            inside.append((g * size + s) // unit < work.in_channels // unit)
+        return tirx.if_then_else(tirx.all(*inside), image[z, row, column, g * size + s], float32(0))
+
+    return te.compute(work.input_shape, value, name="pixels")
+
+
+def _quantize_pixels(work: DirectWorkload, pixels: te.Tensor) -> tuple[te.Tensor, te.Tensor]:
+    """Quantize to V (z, g, y, x, s), a step each (z, g, y, x)."""
+    channel = te.reduce_axis((0, work.group_size), "s")
+    amax = te.compute(
+        work.input_shape[:4],
+        lambda *index: te.max(absolute_bits(pixels(*index, channel)), axis=channel),
+        name="V_amax",
+    )
+    steps = steps_of("V", amax)
+
+    def value(*index: Any) -> Any:
+        signed = steps.quantize(pixels(*index), index[:4])
+        return (signed + int32(work.dot.zero_point)).astype(work.dot.activation_dtype)
+
+    return te.compute(work.input_shape, value, name="V"), steps.step
+
+
+def _sums(
+    work: DirectWorkload, v: te.Tensor, v_step: te.Tensor, u: te.Tensor, u_step: te.Tensor
+) -> te.Tensor:
+    """M (z, b, p, k) float32: int32 products of a tap and group, scaled, added tap by tap.
+
+    A weight's step that all taps share is applied to the sum over them.
+    """
+    dot, taps, stride = work.dot, work.scheme.kernel, work.stride
+    pixels, channels = (work.batch, work.row_blocks, work.block_pixels), work.packed_channels
+    s = te.reduce_axis((0, work.group_size), "s")
+    e, v_ = te.reduce_axis((0, taps), "e"), te.reduce_axis((0, taps), "v")
+    g = te.reduce_axis((0, work.groups), "g")
+    a_step_a_tap = work.scheme.weight_steps == "tap"
+
+    def place(b: Any, p: Any, row: Any, column: Any) -> tuple[Any, Any]:
+        y, x = b * work.rows + p // work.out_width, p % work.out_width
+        return y * stride + row, x * stride + column
+
+    def product(z: Any, b: Any, p: Any, g: Any, e: Any, c: Any, k: Any) -> Any:
+        weight = u[k // dot.lanes, g, e, c, s // dot.reduce, k % dot.lanes, s % dot.reduce]
+        activation = v[(z, g, *place(b, p, e, c), s)]
+        return te.sum(activation.astype("int32") * weight.astype("int32"), axis=s)
+
+    products = te.compute(
+        (*pixels, work.groups, taps, taps, channels), product, name="products"
+    )
+
+    def over_taps(z: Any, b: Any, p: Any, g: Any, k: Any) -> Any:
+        count = products[z, b, p, g, e, v_, k].astype("float32")
+        step = v_step[(z, g, *place(b, p, e, v_))]
+        if a_step_a_tap:
+            step = step * u_step[g, e, v_, k]
+        return te.sum(count * step, axis=[e, v_])
+
+    sums = te.compute((*pixels, work.groups, channels), over_taps, name="taps")
+
+    def over_groups(z: Any, b: Any, p: Any, k: Any) -> Any:
+        value = sums[z, b, p, g, k]
+        return te.sum(value if a_step_a_tap else value * u_step[g, k], axis=g)
+
+    return te.compute((*pixels, channels), over_groups, name="M")
+
+
+def _image(work: DirectWorkload, m: te.Tensor) -> te.Tensor:
+    """Put the sums in their places of the image; what lies outside it is dropped."""
+    rows, width = work.rows, work.out_width
+    return te.compute(
+        (work.batch, work.out_height, work.out_width, work.out_channels),
+        lambda z, y, x, k: m[z, y // rows, y % rows * width + x, k],
+        name="output",
+        attrs={
+            "wq.operator": OPERATOR,
+            "wq.rows": rows,
+            "wq.pixels": work.pixels,
+            "wq.vectors": work.vectors,
+        },
+    )

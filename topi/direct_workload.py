@@ -1,0 +1,148 @@
+"""One direct convolution as the kernels see it: shapes, blocking, and the packing of its weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from ..quantization.arithmetic import round_up
+from .workload import Workload
+
+if TYPE_CHECKING:
+    from ..quantization import QuantizedWeights
+
+
+@dataclass(frozen=True)
+class DirectWorkload(Workload):
+    """One convolution layer without a transform.
+
+    Attributes
+    ----------
+    stride : pixels of the input from one output to the next, along both axes.
+    rows : output rows that one task computes; the output is padded to a multiple of them.
+    pixels : outputs that are summed up together in registers, counted along the rows of a task:
+        a divisor of the task's outputs.
+    vectors : vectors of output channels that are summed up together; the output channels are
+        padded to a multiple of them.
+
+    Raises
+    ------
+    ConfigError
+        If the pixels do not divide a task, or a number is below 1.
+    """
+
+    stride: int = 1
+    rows: int = 1
+    pixels: int = 1
+    vectors: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.stride, self.rows, self.pixels, self.vectors) < 1:
+            raise ConfigError(
+                f"DirectWorkload has stride={self.stride}, rows={self.rows}, "
+                f"pixels={self.pixels}, vectors={self.vectors}; give positive numbers"
+            )
+        if self.block_pixels % self.pixels:
+            raise ConfigError(
+                f"pixels is {self.pixels}; give a divisor of the {self.block_pixels} outputs of "
+                f"{self.rows} rows"
+            )
+
+    @property
+    def out_height(self) -> int:
+        """Rows of the output image."""
+        return (self.height + 2 * self.padding - self.scheme.kernel) // self.stride + 1
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output image."""
+        return (self.width + 2 * self.padding - self.scheme.kernel) // self.stride + 1
+
+    @property
+    def row_blocks(self) -> int:
+        """Tasks that an output image is cut into; the last may have fewer rows."""
+        return math.ceil(self.out_height / self.rows)
+
+    @property
+    def block_pixels(self) -> int:
+        """Outputs of a task, of one channel."""
+        return self.rows * self.out_width
+
+    @property
+    def group_size(self) -> int:
+        """Channels of a group as they are stored: no more than a layer of one group has."""
+        size = self.scheme.channels_per_group(self.in_channels)
+        return min(size, round_up(self.in_channels, self.dot.reduce))
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int, int]:
+        """Shape of the quantized image, zeros around it: (z, g, y, x, s)."""
+        taps = self.scheme.kernel
+        rows = (self.row_blocks * self.rows - 1) * self.stride + taps
+        columns = (self.out_width - 1) * self.stride + taps
+        return (self.batch, self.groups, rows, columns, self.group_size)
+
+    @property
+    def panel(self) -> int:
+        """Output channels that are summed up together."""
+        return self.dot.lanes * self.vectors
+
+    @property
+    def packed_channels(self) -> int:
+        """Output channels, padded to whole panels."""
+        return round_up(self.out_channels, self.panel)
+
+    @property
+    def packed_shape(self) -> tuple[int, ...]:
+        """Shape of U as the kernels read it: (k / lanes, g, e, v, s / reduce, lanes, reduce)."""
+        dot, taps = self.dot, self.scheme.kernel
+        vectors, steps = self.packed_channels // dot.lanes, self.group_size // dot.reduce
+        return (vectors, self.groups, taps, taps, steps, dot.lanes, dot.reduce)
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        """Shape of U's steps: (g, e, v, k), or (g, k) where all taps of a filter share them."""
+        taps = (self.scheme.kernel,) * 2 if self.scheme.weight_steps == "tap" else ()
+        return (self.groups, *taps, self.packed_channels)
+
+    @property
+    def correction_shape(self) -> tuple[int, ...]:
+        """Shape of the zero point's correction: (g, e, v, k)."""
+        return (self.groups, *(self.scheme.kernel,) * 2, self.packed_channels)
+
+
+def pack_direct_weights(
+    weights: QuantizedWeights, work: DirectWorkload
+) -> dict[str, NDArray[Any]]:
+    """Lay quantized weights out as the operator reads them, in the order of its parameters.
+
+    Returns
+    -------
+    "U" in ``work.packed_shape``, "U_step" float32 in ``work.step_shape`` and, where activations
+    have a zero point, "U_correction" int32 in ``work.correction_shape``: the start of each sum of
+    a tap and group, which takes off again what the zero point adds to it.
+    """
+    dot, size = work.dot, work.group_size
+    missing = work.packed_channels - work.out_channels
+    # (e, v, k, g, s): channels without a filter have U = 0 and step 0.
+    u = np.pad(weights.u[..., :size], [(0, 0), (0, 0), (0, missing), (0, 0), (0, 0)])
+    step = np.pad(weights.step, [(0, 0), (0, 0), (0, missing), (0, 0)])
+    rows, columns, channels, groups, _ = u.shape
+    packed = u.reshape(
+        rows, columns, channels // dot.lanes, dot.lanes, groups, size // dot.reduce, dot.reduce
+    ).transpose(2, 4, 0, 1, 5, 3, 6)
+    if work.scheme.weight_steps == "filter":
+        step = step[:1, :1]
+    arrays = {
+        "U": np.ascontiguousarray(packed, dtype=dot.weight_dtype),
+        "U_step": np.ascontiguousarray(step.transpose(3, 0, 1, 2)).reshape(work.step_shape),
+    }
+    if dot.zero_point:
+        sums = u.astype(np.int32).sum(axis=4).transpose(3, 0, 1, 2) * -dot.zero_point
+        arrays["U_correction"] = np.ascontiguousarray(sums, dtype=np.int32)
+    return arrays
