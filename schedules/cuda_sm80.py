@@ -13,6 +13,7 @@ from tvm import ir, s_tir, tirx
 from tvm.ir import Call
 from tvm.tirx import IterVar
 
+from ..topi.direct_workload import DirectWorkload
 from ..topi.workload import WinogradWorkload
 from .winograd_cpu import inline_epilogue
 
@@ -23,7 +24,7 @@ _KEPT = frozenset(
     {
         "input_rows", "input_taps", "V_amax", "V", "M", "output_rows", "output",
         "d_amax", "d_quantized", "rows_amax", "rows_quantized",
-        "M_amax", "M_quantized", "A_amax", "A_quantized", "products",
+        "M_amax", "M_quantized", "A_amax", "A_quantized", "products", "taps",
     }
 )  # fmt: skip
 
@@ -31,6 +32,11 @@ _KEPT = frozenset(
 def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
     """Tiles are not blocked: each is a thread's own."""
     return (1, 1)
+
+
+def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
+    """Outputs are not blocked: each is a thread's own."""
+    return work
 
 
 def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -30,6 +30,7 @@ from tvm import s_tir, tirx
 
 from .amax import amax_intrinsic
 from .instructions import Instructions
+from .quantize_kernel import LANES, write_quantization
 from .winograd_cpu import inline_epilogue
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.P
     task = _divide_output(sch, blocking, output, rows, vectors)
     _schedule_sums(sch, blocking, task, pixels, vectors)
     _schedule_quantization(sch, blocking)
-    return sch.mod["main"]
+    function = sch.mod["main"]
+    if blocking.instructions is None:
+        return function
+    return write_quantization(function, blocking.instructions)
 
 
 def _divide_output(
@@ -135,6 +139,7 @@ def _schedule_sums(
     block, inner = _register_block(sch, blocking, p, k, pixels, vectors)
     sch.reorder(g, block, *inner)
     _unroll_and_vectorize(sch, inner)
+    group = g
     sch.compute_at(taps, block, preserve_unit_loops=True)
     p, _, k, e, v = sch.get_loops(taps)[-5:]
     _, inner = _register_block(sch, blocking, p, k, pixels, vectors)
@@ -148,9 +153,16 @@ def _schedule_sums(
     for loop in inner[:-1]:
         sch.unroll(loop)
 
+    starts = [b for b in sch.get_producers(products) if sch.get(b).name_hint == "start"]
+    for start in starts:
+        sch.compute_at(start, group, preserve_unit_loops=True)
+        sch.vectorize(sch.split(sch.get_loops(start)[-1], [None, blocking.lanes])[1])
     for block, loop in ((m, g), (taps, e), (products, step)):
         init = sch.decompose_reduction(block, loop)
         _unroll_and_vectorize(sch, sch.get_loops(init)[-3:])
+    if starts:  # which only the first block of the two reads
+        reads = [region.source.name for region in sch.get(products).reads]
+        sch.unsafe_hide_buffer_access(products, "read", [reads.index("start")])
     if blocking.intrinsic:
         sch.tensorize(inner[-1], blocking.intrinsic)
 
@@ -175,8 +187,11 @@ def _schedule_quantization(sch: s_tir.Schedule, blocking: DirectBlocking) -> Non
     for name in ("pixels", "V"):
         channel = sch.get_loops(sch.get_sblock(name))[-1]
         lanes = math.gcd(int(sch.get(channel).extent), blocking.lanes)
-        if lanes > 1:
-            sch.vectorize(sch.split(channel, [None, lanes])[1])
+        lane = sch.split(channel, [None, lanes])[1]
+        if name == "V" and blocking.instructions is not None and lanes == blocking.lanes:
+            sch.annotate(lane, LANES, True)
+        elif lanes > 1:
+            sch.vectorize(lane)
     amax = sch.get_sblock("V_amax")
     channel = sch.get_loops(amax)[-1]
     count = int(sch.get(channel).extent)

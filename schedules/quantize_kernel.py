@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import tvm_ffi
-from tvm import tirx
+from tvm import ir, tirx
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from .cpu_generic.rewrite import substitute
@@ -32,11 +32,25 @@ def _vectors(loop: tirx.For, instructions: Instructions) -> Any:
     (realize,) = realized(loop)
     block, count = realize.block, int(loop.extent)
     first = {loop.loop_var: tirx.const(0, "int64")}
-    e, v, z, y, x, g, s = (substitute(value, first) for value in realize.iter_values)
-    sources = {region.source.name: region.source for region in block.reads}
-    lanes = tirx.Ramp(s, tirx.const(1, "int64"), count)
-    taps = tirx.BufferLoad(sources["input_taps"], [z, y, x, g, e, v, lanes])
-    inverse = tirx.BufferLoad(sources["V_inverse"], [z, y, x, g, e, v])
-    value = instructions.quantize(taps * tirx.Broadcast(inverse, count))
-    store = tirx.BufferStore(block.writes[0].source, value, [e, v, z, y, x, g, lanes])
+    values = [substitute(value, first) for value in realize.iter_values]
+    at = {axis.var: value for axis, value in zip(block.iter_vars, values, strict=True)}
+    # The last axis, of V and of what is quantized, is that of the lanes.
+    lanes = tirx.Ramp(values[-1], tirx.const(1, "int64"), count)
+    source, inverse = (
+        [substitute(index, at) for index in read.indices] for read in _operands(block)
+    )
+    source_buffer, inverse_buffer = (read.source for read in _operands(block))
+    vector = tirx.BufferLoad(source_buffer, [*source[:-1], lanes])
+    factor = tirx.Broadcast(tirx.BufferLoad(inverse_buffer, inverse), count)
+    value = instructions.quantize(vector * factor)
+    store = tirx.BufferStore(block.writes[0].source, value, [*values[:-1], lanes])
     return SBlockRealize([], True, SBlock([], block.reads, block.writes, "V", store))
+
+
+def _operands(block: SBlock) -> tuple[Any, Any]:
+    """The loads of a block V: what is quantized, and its step's inverse."""
+    loads: list[Any] = []
+    tvm_ffi.structural_walk(block.body, (ir.TensorLoad, loads.append))
+    inverse = next(load for load in loads if load.source.name == "V_inverse")
+    source = next(load for load in loads if load.source.name != "V_inverse")
+    return source, inverse

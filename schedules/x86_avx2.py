@@ -6,8 +6,11 @@ from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
+from ..topi.direct_workload import DirectWorkload
 from ..topi.workload import WinogradWorkload
-from .winograd_cpu import CpuBlocking, schedule_winograd
+from .cpu import schedule_cpu
+from .direct_cpu import DirectBlocking
+from .winograd_cpu import CpuBlocking
 
 _DOT = "wq_dot_8x2_s16s16s32_avx2"
 
@@ -63,12 +66,27 @@ _BLOCKING = CpuBlocking(
     l2_bytes=160 * 1024,
 )
 
+# 3 x 2 accumulators, as many sums of taps, two vectors of U, a broadcast of V, a product.
+_DIRECT = DirectBlocking(
+    lanes=8,
+    dot_lanes=8,
+    dot_reduce=2,
+    register_pixels=(6, 3),
+    intrinsic=_DOT,
+    l2_bytes=160 * 1024,
+)
+
 
 def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
     """Choose the tile rows and columns that are computed together."""
     return _BLOCKING.tile_block(work, threads)
 
 
+def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
+    """Choose what a task of a direct convolution computes."""
+    return _DIRECT.blocked(work, threads)
+
+
 def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
     """Schedule a function that holds a quantized operator."""
-    return schedule_winograd(function, _BLOCKING)
+    return schedule_cpu(function, _BLOCKING, _DIRECT)

@@ -10,9 +10,10 @@ from tvm.script import tirx as T
 
 from ..topi.direct_workload import DirectWorkload
 from ..topi.workload import WinogradWorkload
-from .direct_cpu import DirectBlocking, schedule_direct
+from .cpu import schedule_cpu
+from .direct_cpu import DirectBlocking
 from .instructions import Instructions
-from .winograd_cpu import CpuBlocking, schedule_winograd
+from .winograd_cpu import CpuBlocking
 
 _LANES = 16
 
@@ -92,6 +93,8 @@ def _implementation(
 
 TensorIntrin.register(_DOT, _description, _implementation, override=True)
 
+_INSTRUCTIONS = Instructions(_dot, _quantize)
+
 # Thirty-two zmm registers: 8 x 2 accumulators, two vectors of U, a broadcast of V, and the sums as
 # far as they fit. More accumulators would only wait longer where a group ends. L2 is 1 MiB or more;
 # a panel of U streams through it as well.
@@ -103,23 +106,21 @@ _BLOCKING = CpuBlocking(
     register_vectors=3,
     intrinsic=None,
     l2_bytes=600 * 1024,
-    instructions=Instructions(_dot, _quantize),
+    instructions=_INSTRUCTIONS,
 )
 
-
+# 3 x 4 accumulators, as many sums of taps, four vectors of U, a broadcast of V and a converted
+# count: 30 registers. Twice the accumulators would load less for a product, but spill the sums, and
+# the stack is not aligned for whole registers. Ten accumulators hide the latency of the product.
 _DIRECT = DirectBlocking(
     lanes=_LANES,
     dot_lanes=16,
     dot_reduce=4,
-    register_pixels=(16, 12, 8, 6),
+    register_pixels=(12, 6, 4, 3),
     intrinsic=_DOT,
     l2_bytes=600 * 1024,
-    instructions=Instructions(_dot, _quantize),
+    instructions=_INSTRUCTIONS,
 )
-
-
-def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
-    return _DIRECT.blocked(work, threads)
 
 
 def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
@@ -127,6 +128,11 @@ def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
     return _BLOCKING.tile_block(work, threads)
 
 
+def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
+    """Choose what a task of a direct convolution computes."""
+    return _DIRECT.blocked(work, threads)
+
+
 def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
     """Schedule a function that holds a quantized operator."""
-    return schedule_direct(function, _DIRECT)
+    return schedule_cpu(function, _BLOCKING, _DIRECT)

@@ -15,14 +15,18 @@ from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from wqtvm.fastconv import BilinearAlgorithm, direct, named_scales, sfc, winograd
 from wqtvm.quantization import (
+    DirectStages,
     FullStages,
     HadamardStages,
     QuantizedWeights,
     Scheme,
-    quantize_weights,
     convolution_reference,
+    direct_reference,
+    quantize_weights,
 )
 from wqtvm.target import TargetRecord, lookup
+from wqtvm.topi.direct import direct_conv2d
+from wqtvm.topi.direct_workload import DirectWorkload, pack_direct_weights
 from wqtvm.topi.winograd import winograd_conv2d
 from wqtvm.topi.workload import WinogradWorkload, pack_weights
 from wqtvm.transform.schedule_operators import schedule_module
@@ -37,13 +41,15 @@ X86 = [
 class Layer:
     """A convolution layer: what it computes, and its data."""
 
-    work: WinogradWorkload
+    work: WinogradWorkload | DirectWorkload
     record: TargetRecord
     x: NDArray[np.float32]
     weights: QuantizedWeights
 
     def function(self) -> tirx.PrimFunc:
         """The operator's definition."""
+        if isinstance(self.work, DirectWorkload):
+            return direct_conv2d(self.work)
         return winograd_conv2d(self.work)
 
     def scheduled(self) -> tirx.PrimFunc:
@@ -51,11 +57,15 @@ class Layer:
         return schedule_module(self.record).schedule(self.function())
 
     def arguments(self) -> list[Any]:
-        arrays = [self.x, *pack_weights(self.weights, self.work).values()]
+        pack: Any = pack_direct_weights if isinstance(self.work, DirectWorkload) else pack_weights
+        arrays = [self.x, *pack(self.weights, self.work).values()]
         return [tvm.runtime.tensor(array) for array in arrays]
 
-    def reference(self) -> HadamardStages | FullStages:
+    def reference(self) -> DirectStages | HadamardStages | FullStages:
         scheme, padding = self.work.scheme, self.work.padding
+        if isinstance(self.work, DirectWorkload):
+            stride = self.work.stride
+            return direct_reference(self.x, self.weights, scheme, padding, stride=stride)
         return convolution_reference(self.x, self.weights, scheme, padding, keep_accumulators=True)
 
     def run(self, stages: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
@@ -88,6 +98,8 @@ def make_layer(
     scales: str = "correlated",
     steps: str = "channel",
     padding: int = 1,
+    weight_steps: str = "tap",
+    stride: int = 1,
     threads: int = 2,
     seed: int = 0,
 ) -> Layer:
@@ -104,15 +116,19 @@ def make_layer(
     edges = tile if isinstance(tile, tuple) else (tile,)
     rows, *columns = (algorithm(edge) for edge in edges)
     scheme = Scheme(
-        rows, named_scales(scales, rows), precision, group_size, steps, "tap",
+        rows, named_scales(scales, rows), precision, group_size, steps, weight_steps,
         *(value for a in columns for value in (a, named_scales(scales, a))),
     )  # fmt: skip
     target = lookup(record)
     batch, height, width, channels = shape
-    work = WinogradWorkload(
-        scheme, batch, height, width, channels, out_channels, padding, target.dot
-    )
-    work = replace(work, block=schedule_module(target).tile_block(work, threads))
+    size = (batch, height, width, channels, out_channels, padding, target.dot)
+    schedule = schedule_module(target)
+    work: WinogradWorkload | DirectWorkload
+    if scheme.is_direct:
+        work = schedule.direct_block(DirectWorkload(scheme, *size, stride), threads)
+    else:
+        work = WinogradWorkload(scheme, *size)
+        work = replace(work, block=schedule.tile_block(work, threads))
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(shape).astype(np.float32)
     weight = rng.standard_normal((out_channels, channels, taps, taps)).astype(np.float32)

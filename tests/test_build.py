@@ -18,7 +18,7 @@ from wqtvm.errors import (
     UnknownTargetError,
     UnsupportedOperatorError,
 )
-from wqtvm.quantization import quantize_weights, sqnr_db, convolution_reference
+from wqtvm.quantization import convolution_reference, quantize_weights, sqnr_db
 
 
 @pytest.mark.parametrize("target", X86)

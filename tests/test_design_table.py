@@ -19,9 +19,9 @@ from wqtvm.fastconv import direct, named_scales, sfc, standard_scales, winograd
 from wqtvm.quantization import (
     QuantizedWeights,
     Scheme,
+    convolution_reference,
     quantize_weights,
     sqnr_db,
-    convolution_reference,
 )
 from wqtvm.target import lookup, usable_cpus
 from wqtvm.topi.workload import WinogradWorkload

@@ -13,7 +13,7 @@ import wqtvm
 from wqtvm.errors import ConfigError, InputMismatchError, TargetNotRunnableError
 from wqtvm.frontend import from_torch
 from wqtvm.frontend.names import bindings
-from wqtvm.quantization import sqnr_db, convolution_reference
+from wqtvm.quantization import convolution_reference, sqnr_db
 from wqtvm.quantization.plan import Plan
 from wqtvm.quantization.weights import quantize_weights
 from wqtvm.report import (

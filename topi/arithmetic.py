@@ -14,7 +14,7 @@ import numpy as np
 import tvm_ffi
 from tvm import ir, te, tirx
 from tvm.ir.expr import TensorLoad
-from tvm.s_tir.stmt import SBlock
+from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from ..fastconv import evaluate_row
 from ..quantization.arithmetic import LARGEST, ZERO_BELOW
@@ -194,23 +194,47 @@ def contract_reduction(function: tirx.PrimFunc, tensor: str) -> tirx.PrimFunc:
 
 
 def start_reduction(
-    function: tirx.PrimFunc, tensor: str, initial: str, axes: Sequence[int]
+    function: tirx.PrimFunc,
+    tensor: str,
+    initial: str,
+    place: Callable[[Sequence[Any]], Sequence[Any]],
 ) -> tirx.PrimFunc:
-    """Start the reduction ``tensor`` at the parameter ``initial`` instead of at zero.
+    """Start the reduction ``tensor`` at the tensor ``initial`` instead of at zero.
 
-    TE's reductions start at a constant. ``axes`` are those of ``tensor`` that index ``initial``.
+    TE's reductions start at a constant. ``initial`` is a parameter or a stage before; ``place``
+    says which of its values a value of ``tensor`` starts at.
     """
-    (source,) = (param for param in function.params if param.name == initial)
+    known = [*function.params, *function.body.block.alloc_buffers]
+    (source,) = (buffer for buffer in known if buffer.name == initial)
 
     def start(block: SBlock) -> Any:
         if block.name_hint != tensor:
             return block
         zero = block.init
-        value = tirx.BufferLoad(source, [zero.indices[axis] for axis in axes])
+        index = place(list(zero.indices))
+        value = tirx.BufferLoad(source, index)
+        one = tirx.const(1, "int64")
+        region = tirx.BufferRegion(source, [ir.Range.from_min_extent(at, one) for at in index])
         return SBlock(
-            block.iter_vars, block.reads, block.writes, block.name_hint, block.body,
+            block.iter_vars, [*block.reads, region], block.writes, block.name_hint, block.body,
             tirx.BufferStore(zero.buffer, value, zero.indices), block.alloc_buffers,
             block.match_buffers, block.annotations,
         )  # fmt: skip
 
     return function.with_body(tvm_ffi.structural_map(function.body, (SBlock, start)))
+
+
+def hide_parameter(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
+    """Make a result a stage of its own function that no caller sees.
+
+    TE keeps only stages that a result is computed from in TE's own terms.
+    """
+    (hidden,) = (param for param in function.params if param.name == name)
+    params = [param for param in function.params if not param.same_as(hidden)]
+    realize, root = function.body, function.body.block
+    block = SBlock(
+        root.iter_vars, root.reads, root.writes, root.name_hint, root.body, root.init,
+        [*root.alloc_buffers, hidden], root.match_buffers, root.annotations,
+    )  # fmt: skip
+    body = SBlockRealize(realize.iter_values, realize.predicate, block)
+    return tirx.PrimFunc(params, body, function.ret_type, function.attrs)

@@ -2,7 +2,7 @@
 
 Each pixel of the image is quantized once, for all taps and output channels:
 
-    pixels -> V_amax -> V_step, V_inverse -> V -> products -> taps -> M -> output
+    pixels -> V_amax -> V_step, V_inverse -> V, start -> products -> taps -> M -> output
 
 Axes: (z, y, x) an image and its row and column, zeros around it; g a group of input channels, s a
 channel within its group, k an output channel, (e, v) a tap; b a block of output rows and p an
@@ -21,6 +21,7 @@ from .arithmetic import (
     absolute_bits,
     contract_reduction,
     float32,
+    hide_parameter,
     int32,
     start_reduction,
     steps_of,
@@ -49,16 +50,33 @@ def direct_conv2d(work: DirectWorkload) -> tirx.PrimFunc:
     v, v_step = _quantize_pixels(work, _pixels(work, x))
     m = _sums(work, v, v_step, *weights[:2])
     output = _image(work, m)
+    starts = [_starts(work, weights[2])] if work.dot.zero_point else []
 
     # Relax counts in int64, and fuses only functions that do.
-    function = te.create_prim_func([x, *weights, output], index_dtype_override="int64")
+    function = te.create_prim_func([x, *weights, *starts, output], index_dtype_override="int64")
     for name in ("taps", "M"):
         function = contract_reduction(function, name)
-    if work.dot.zero_point:
-        # (z, b, p, g, e, v, k) of the products; the correction (g, e, v, k) is that of all pixels.
-        function = start_reduction(function, "products", "U_correction", (3, 4, 5, 6))
+    if starts:
+        function = hide_parameter(function, "start")
+        # (z, b, p, g, e, v, k) of the products.
+        function = start_reduction(
+            function, "products", "start", lambda at: [at[2] % work.pixels, *at[3:]]
+        )
     # 4 is kOutEWiseFusable: bias, residual and activation fuse behind the output.
     return function.with_attr("op_pattern", 4)
+
+
+def _starts(work: DirectWorkload, correction: te.Tensor) -> te.Tensor:
+    """Repeat the zero point's correction for each pixel that is summed up together.
+
+    So each accumulator is loaded from memory. Copies from register to register, which a compiler
+    makes of one value for many accumulators, take their turn in the units that multiply.
+    """
+    return te.compute(
+        (work.pixels, *work.correction_shape),
+        lambda pixel, g, e, v, k: correction[g, e, v, k],
+        name="start",
+    )
 
 
 def _pixels(work: DirectWorkload, image: te.Tensor) -> te.Tensor:
@@ -117,9 +135,7 @@ def _sums(
         activation = v[(z, g, *place(b, p, e, c), s)]
         return te.sum(activation.astype("int32") * weight.astype("int32"), axis=s)
 
-    products = te.compute(
-        (*pixels, work.groups, taps, taps, channels), product, name="products"
-    )
+    products = te.compute((*pixels, work.groups, taps, taps, channels), product, name="products")
 
     def over_taps(z: Any, b: Any, p: Any, g: Any, k: Any) -> Any:
         count = products[z, b, p, g, e, v_, k].astype("float32")

@@ -1,4 +1,4 @@
-"""One direct convolution as the kernels see it: shapes, blocking, and the packing of its weights."""
+"""One direct convolution as the kernels see it: shapes, blocking, packing of the weights."""
 
 from __future__ import annotations
 
@@ -116,9 +116,7 @@ class DirectWorkload(Workload):
         return (self.groups, *(self.scheme.kernel,) * 2, self.packed_channels)
 
 
-def pack_direct_weights(
-    weights: QuantizedWeights, work: DirectWorkload
-) -> dict[str, NDArray[Any]]:
+def pack_direct_weights(weights: QuantizedWeights, work: DirectWorkload) -> dict[str, NDArray[Any]]:
     """Lay quantized weights out as the operator reads them, in the order of its parameters.
 
     Returns

@@ -62,7 +62,9 @@ def winograd_conv2d(work: WinogradWorkload) -> tirx.PrimFunc:
     function = contract_reduction(function, m.name)
     if work.dot.zero_point:
         # (e, v, z, y, x, g, k) of the products; the step (e, v, g, k) is the same for all tiles.
-        function = start_reduction(function, "products", "U_correction", (0, 1, 5, 6))
+        function = start_reduction(
+            function, "products", "U_correction", lambda at: [*at[:2], *at[5:]]
+        )
     # 4 is kOutEWiseFusable: bias, residual and activation fuse behind the output transform.
     return function.with_attr("op_pattern", 4)
 

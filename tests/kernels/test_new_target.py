@@ -13,7 +13,7 @@ from kernel_layers import make_layer
 from tvm import tirx
 
 import wqtvm
-from wqtvm.quantization import quantize_weights, convolution_reference
+from wqtvm.quantization import convolution_reference, quantize_weights
 from wqtvm.target import DotProduct, TargetRecord
 from wqtvm.topi.workload import WinogradWorkload
 

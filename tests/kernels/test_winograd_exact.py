@@ -53,7 +53,6 @@ def test_odd_shapes(
 @pytest.mark.parametrize(
     ("tile", "taps", "shape", "out_channels", "padding"),
     [
-        (1, 5, (1, 6, 10, 1), 3, 2),
         (2, 5, (3, 7, 10, 17), 33, 0),
         (2, 5, (1, 5, 5, 100), 1, 1),
         (3, 5, (1, 9, 6, 33), 17, 2),
@@ -85,7 +84,6 @@ def test_five_taps_and_rectangles(
 @pytest.mark.parametrize(
     "options",
     [
-        {"tile": 1},
         {"tile": 2},
         {"tile": 3},
         {"tile": 4, "points": "lavin"},

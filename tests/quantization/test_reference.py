@@ -14,11 +14,11 @@ from wqtvm.quantization import (
     FullStages,
     HadamardStages,
     Scheme,
+    convolution_reference,
     full_reference,
     hadamard_reference,
     quantize_weights,
     sqnr_db,
-    convolution_reference,
 )
 from wqtvm.quantization.reference import assemble_tiles, extract_tiles
 from wqtvm.quantization.scheme import STEPS

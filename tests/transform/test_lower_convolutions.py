@@ -15,11 +15,11 @@ from wqtvm.config import WinogradConfig
 from wqtvm.errors import NotEligibleError
 from wqtvm.frontend import from_torch
 from wqtvm.frontend.names import bindings, layer_name, operator_name
+from wqtvm.schedules.operators import operator_of
 from wqtvm.target import lookup
 from wqtvm.transform.lower_convolutions import lower_convolutions
 from wqtvm.transform.pipeline import prepare
 from wqtvm.transform.plan_convolutions import plan_convolutions
-from wqtvm.transform.schedule_operators import is_quantized_operator
 
 RECORD = lookup("wq/x86-vnni")
 
@@ -82,7 +82,7 @@ def test_layers_of_one_workload_share_a_function(prepared: tvm.IRModule) -> None
     assert calls["first"].args[0].same_as(calls["second"].args[0])
     operators = [f for f in lowered.functions.values() if isinstance(f, tirx.PrimFunc)]
     assert len(operators) == 1
-    assert is_quantized_operator(operators[0])
+    assert operator_of(operators[0])
 
 
 def test_weights_are_quantized_at_compile_time(prepared: tvm.IRModule) -> None:

@@ -14,10 +14,10 @@ import wqtvm
 from wqtvm.frontend import from_torch
 from wqtvm.frontend.names import bindings, operator_name
 from wqtvm.quantization import sqnr_db
+from wqtvm.schedules.operators import operator_of
 from wqtvm.target import lookup
 from wqtvm.transform import pipeline
 from wqtvm.transform.plan_convolutions import plan_convolutions
-from wqtvm.transform.schedule_operators import is_quantized_operator
 
 
 class Residual(nn.Module):
@@ -74,7 +74,7 @@ def test_an_epilogue_leaves_the_operator_one_block_that_writes_the_result() -> N
     (function,) = (
         function
         for function in optimized.functions.values()
-        if isinstance(function, tirx.PrimFunc) and is_quantized_operator(function)
+        if isinstance(function, tirx.PrimFunc) and operator_of(function)
     )
     names = {buffer.name for buffer in function.body.block.alloc_buffers}
     assert not {name for name in names if name.startswith(("T_add", "T_multiply", "compute"))}

@@ -81,7 +81,9 @@ def direct_reference(
     per_tap = scheme.weight_steps == "tap"
     outputs = weights.u.shape[2]
     shape = (x.shape[0], *edges, outputs)
-    counts = np.zeros((taps, taps, *shape, groups.shape[3]), np.int32) if keep_accumulators else None
+    counts = (
+        np.zeros((taps, taps, *shape, groups.shape[3]), np.int32) if keep_accumulators else None
+    )
     total = np.zeros(shape, np.float32)
     with np.errstate(all="ignore"):
         v = quantize(groups, shared=(4,))

@@ -19,9 +19,11 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ..errors import NotEligibleError
 from ..frontend.names import bindings, layer_name, operator_name
-from ..quantization import quantize_weights
+from ..quantization import Scheme, quantize_weights
 from ..quantization.plan import LayerPlan, Plan
 from ..target import TargetRecord
+from ..topi.direct import direct_conv2d
+from ..topi.direct_workload import DirectWorkload, pack_direct_weights
 from ..topi.winograd import winograd_conv2d
 from ..topi.workload import WinogradWorkload, pack_weights
 from .constants import array_of, is_tensor_constant, shape_of
@@ -103,26 +105,32 @@ class _Lowering(PyExprMutator):
         self, layer: LayerPlan, x: relax.Expr, weight: np.ndarray, call: relax.Call
     ) -> relax.Expr:
         scheme = layer.scheme()
-        images, channels, height, width = layer.input_shape
-        work = WinogradWorkload(
-            scheme=scheme,
-            batch=images,
-            height=height,
-            width=width,
-            in_channels=channels,
-            out_channels=layer.weight_shape[0],
-            padding=layer.padding[0],
-            dot=self.record.dot,
-        )
-        work = replace(work, block=schedule_module(self.record).tile_block(work, self.threads))
         quantized = quantize_weights(weight.transpose(3, 2, 0, 1), scheme, layer.name)
+        work = self._workload(layer, scheme)
+        if isinstance(work, DirectWorkload):
+            operator, packed = direct_conv2d, pack_direct_weights(quantized, work)
+        else:
+            operator, packed = winograd_conv2d, pack_weights(quantized, work)
         if work not in self.functions:
-            name = f"wq_{layer.algorithm}_{channels}x{work.out_channels}_{height}x{width}"
+            size = f"{work.in_channels}x{work.out_channels}_{work.height}x{work.width}"
             # Without a global symbol it is private: fusion may absorb it.
-            function = winograd_conv2d(work).without_attr("global_symbol")
-            self.functions[work] = self.builder_.add_func(function, name)
-        constants = [relax.const(array) for array in pack_weights(quantized, work).values()]
+            function = operator(work).without_attr("global_symbol")
+            self.functions[work] = self.builder_.add_func(function, f"wq_{layer.algorithm}_{size}")
+        constants = [relax.const(array) for array in packed.values()]
         return relax.call_tir(self.functions[work], [x, *constants], out_ty=call.ty)
+
+    def _workload(self, layer: LayerPlan, scheme: Scheme) -> DirectWorkload | WinogradWorkload:
+        """What one layer computes, in the sizes that the target's schedule wants."""
+        images, channels, height, width = layer.input_shape
+        shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
+        schedule = schedule_module(self.record)
+        if scheme.is_direct:
+            direct: DirectWorkload = schedule.direct_block(
+                DirectWorkload(scheme, *shape, self.record.dot), self.threads
+            )
+            return direct
+        tiled = WinogradWorkload(scheme, *shape, self.record.dot)
+        return replace(tiled, block=schedule.tile_block(tiled, self.threads))
 
 
 def _check(layer: LayerPlan, call: relax.Call) -> None:

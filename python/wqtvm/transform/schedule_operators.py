@@ -9,20 +9,18 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-import tvm_ffi
 from tvm import ir, tirx
-from tvm.s_tir.stmt import SBlock
 
+from ..schedules.operators import operator_of
 from ..target import TargetRecord
-
-ANNOTATION = "wq.operator"
 
 
 def schedule_module(record: TargetRecord) -> ModuleType:
     """The module of ``wqtvm.schedules`` that has a target's schedules.
 
-    It has two functions: ``tile_block(work, threads)`` chooses the tile rows and columns that are
-    computed together, and ``schedule(function)`` schedules a function with a quantized operator.
+    It has three functions: ``tile_block(work, threads)`` chooses the tile rows and columns that are
+    computed together, ``direct_block(work, threads)`` what is computed together of a direct
+    convolution, and ``schedule(function)`` schedules a function with a quantized operator.
     """
     return importlib.import_module(f"wqtvm.schedules.{record.schedule}")
 
@@ -32,22 +30,10 @@ def schedule_operators(module: ir.IRModule, record: TargetRecord) -> ir.IRModule
     schedule = schedule_module(record).schedule
     scheduled = module.clone()
     for name, function in module.functions_items():
-        if isinstance(function, tirx.PrimFunc) and is_quantized_operator(function):
+        if isinstance(function, tirx.PrimFunc) and operator_of(function):
             result = schedule(function).with_attr("tirx.is_scheduled", True)
             scheduled.update_func(name, result.with_attrs(_kept_attributes(function)))
     return scheduled
-
-
-def is_quantized_operator(function: tirx.PrimFunc) -> bool:
-    """Whether a function holds a block that is one of our operators."""
-    found: list[SBlock] = []
-
-    def visit(block: SBlock) -> None:
-        if ANNOTATION in block.annotations:
-            found.append(block)
-
-    tvm_ffi.structural_walk(function.body, (SBlock, visit))
-    return bool(found)
 
 
 def _kept_attributes(function: tirx.PrimFunc) -> dict[str, object]:

@@ -1,0 +1,26 @@
+"""Which quantized operator a function holds: an annotation on its last block says so."""
+
+from __future__ import annotations
+
+import tvm_ffi
+from tvm import tirx
+from tvm.s_tir.stmt import SBlock
+
+from ..topi.direct import OPERATOR as DIRECT
+from ..topi.winograd import OPERATOR as WINOGRAD
+
+__all__ = ["DIRECT", "WINOGRAD", "operator_of"]
+
+_ANNOTATION = "wq.operator"
+
+
+def operator_of(function: tirx.PrimFunc) -> str | None:
+    """Name of the operator, or None if the function holds none of ours."""
+    found: list[str] = []
+
+    def visit(block: SBlock) -> None:
+        if _ANNOTATION in block.annotations:
+            found.append(str(block.annotations[_ANNOTATION]))
+
+    tvm_ffi.structural_walk(function.body, (SBlock, visit))
+    return found[0] if found else None
