@@ -29,7 +29,7 @@ _DIRECT = DirectBlocking(
     dot_reduce=4,
     register_pixels=(8, 4),
     intrinsic=None,
-    l2_bytes=96 * 1024,
+    task_pixels=96,
 )
 
 

@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tvm import s_tir, tirx
 
 from .amax import amax_intrinsic
@@ -48,7 +47,7 @@ class DirectBlocking:
     register_pixels : with one vector of output channels, with two and so on: the most pixels whose
         accumulators, with the vectors of U and a broadcast of V, fit the register file.
     intrinsic : the tensor intrinsic of the dot product, or None to leave it to the compiler.
-    l2_bytes : what V and M of a task may occupy.
+    task_pixels : the most outputs of a task, of one channel, where it has more than a row.
     instructions : of the ISA, for kernels that are written out; None to leave all to the compiler.
     """
 
@@ -57,43 +56,46 @@ class DirectBlocking:
     dot_reduce: int
     register_pixels: tuple[int, ...]
     intrinsic: str | None
-    l2_bytes: int
+    task_pixels: int
     instructions: Instructions | None = None
 
     def blocked(self, work: DirectWorkload, threads: int) -> DirectWorkload:
-        """Choose the rows of a task, and the pixels and vectors of the accumulators.
+        """Choose the outputs of a task, and the pixels and vectors of the accumulators.
 
-        Tasks fit ``l2_bytes``, are of whole accumulator blocks, and leave no thread idle in the
-        last round.
+        Tasks have up to ``task_pixels``, are of whole accumulator blocks, and leave no thread idle
+        in the last round.
         """
         candidates = [
-            replace(work, rows=rows, pixels=pixels, vectors=vectors)
-            for vectors, most in enumerate(self.register_pixels, 1)
+            replace(work, block=(rows, columns), pixels=pixels, vectors=vectors)
+            for columns in _divisions(work.out_width)
             for rows in range(1, work.out_height + 1)
+            if rows == 1 or rows * columns <= self.task_pixels
+            for vectors, most in enumerate(self.register_pixels, 1)
             for pixels in range(1, most + 1)
-            if rows * work.out_width % pixels == 0
+            if rows * columns % pixels == 0
         ]
 
-        def cost(choice: DirectWorkload) -> tuple[bool, float]:
-            pixels = choice.block_pixels
+        def cost(choice: DirectWorkload) -> float:
             panels = choice.packed_channels // choice.panel
-            tasks = panels * choice.batch * choice.row_blocks
+            tasks = panels * choice.batch * math.prod(choice.blocks)
             # An accumulator costs its products, and its share of what is loaded for them.
             one = choice.vectors * (1 + 1 / choice.pixels + 1 / choice.vectors)
-            task = (pixels + _TASK_OVERHEAD_PIXELS) * one
-            return self._bytes(choice) > self.l2_bytes, math.ceil(tasks / threads) * task
+            chains = max(1, _LEAST_CHAINS / (choice.pixels * choice.vectors))
+            # Wide blocks read and write longer runs.
+            overhead = _TASK_OVERHEAD_PIXELS + _ROW_OVERHEAD_PIXELS * choice.block[0]
+            task = (choice.block_pixels + overhead) * one * chains
+            return math.ceil(tasks / threads) * task
 
         return min(candidates, key=cost)
 
-    def _bytes(self, work: DirectWorkload) -> int:
-        """What V and M of a task take."""
-        _, groups, _, columns, size = work.input_shape
-        rows = (work.rows - 1) * work.stride + work.scheme.kernel
-        item = np.dtype(work.dot.activation_dtype).itemsize
-        return rows * columns * groups * size * item + 4 * work.block_pixels * work.panel
+
+def _divisions(width: int) -> list[int]:
+    """Columns of blocks that cut a row into equal parts, or nearly so."""
+    return sorted({math.ceil(width / parts) for parts in range(1, width + 1)})
 
 
-_TASK_OVERHEAD_PIXELS = 4.0
+_TASK_OVERHEAD_PIXELS, _ROW_OVERHEAD_PIXELS = 4.0, 0.25
+_LEAST_CHAINS = 10  # accumulators below which products wait for each other
 _LEAST_VECTOR = 8  # channels below which a largest magnitude is looked for one by one
 
 
@@ -102,11 +104,10 @@ def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.P
     sch = s_tir.Schedule(function)
     output = sch.get_sblock("output")
     annotations = sch.get(output).annotations
-    rows, pixels, vectors = (
-        int(annotations[f"wq.{name}"]) for name in ("rows", "pixels", "vectors")
-    )
+    block = [int(edge) for edge in annotations["wq.block"]]
+    pixels, vectors = int(annotations["wq.pixels"]), int(annotations["wq.vectors"])
     inline_epilogue(sch, output)
-    task = _divide_output(sch, blocking, output, rows, vectors)
+    task = _divide_output(sch, blocking, output, block, vectors)
     _schedule_sums(sch, blocking, task, pixels, vectors)
     _schedule_quantization(sch, blocking)
     function = sch.mod["main"]
@@ -116,15 +117,16 @@ def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.P
 
 
 def _divide_output(
-    sch: s_tir.Schedule, blocking: DirectBlocking, output: Any, rows: int, vectors: int
+    sch: s_tir.Schedule, blocking: DirectBlocking, output: Any, block: Sequence[int], vectors: int
 ) -> Any:
     """Divide the output into tasks; returns the loop over them."""
     image, height, width, channels = sch.get_loops(output)
-    block, row = sch.split(height, [None, rows])
+    block_row, row = sch.split(height, [None, block[0]])
+    block_column, column = sch.split(width, [None, block[1]])
     panel, vector, lane = sch.split(channels, [None, vectors, blocking.dot_lanes])
-    sch.reorder(panel, image, block, row, width, vector, lane)
+    sch.reorder(panel, image, block_row, block_column, row, column, vector, lane)
     sch.vectorize(lane)
-    task = sch.fuse(panel, image, block)
+    task = sch.fuse(panel, image, block_row, block_column)
     sch.parallel(task)
     return task
 

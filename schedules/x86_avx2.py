@@ -73,7 +73,7 @@ _DIRECT = DirectBlocking(
     dot_reduce=2,
     register_pixels=(6, 3),
     intrinsic=_DOT,
-    l2_bytes=160 * 1024,
+    task_pixels=96,
 )
 
 

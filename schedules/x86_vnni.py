@@ -118,7 +118,7 @@ _DIRECT = DirectBlocking(
     dot_reduce=4,
     register_pixels=(12, 6, 4, 3),
     intrinsic=_DOT,
-    l2_bytes=600 * 1024,
+    task_pixels=192,
     instructions=_INSTRUCTIONS,
 )
 

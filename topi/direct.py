@@ -5,7 +5,7 @@ Each pixel of the image is quantized once, for all taps and output channels:
     pixels -> V_amax -> V_step, V_inverse -> V, start -> products -> taps -> M -> output
 
 Axes: (z, y, x) an image and its row and column, zeros around it; g a group of input channels, s a
-channel within its group, k an output channel, (e, v) a tap; b a block of output rows and p an
+channel within its group, k an output channel, (e, v) a tap; (b, c) a block of outputs and p an
 output within it, row by row. The arithmetic is that of ``wqtvm.quantization.direct_reference`` to
 the bit.
 """
@@ -58,9 +58,9 @@ def direct_conv2d(work: DirectWorkload) -> tirx.PrimFunc:
         function = contract_reduction(function, name)
     if starts:
         function = hide_parameter(function, "start")
-        # (z, b, p, g, e, v, k) of the products.
+        # (z, b, c, p, g, e, v, k) of the products.
         function = start_reduction(
-            function, "products", "start", lambda at: [at[2] % work.pixels, *at[3:]]
+            function, "products", "start", lambda at: [at[3] % work.pixels, *at[4:]]
         )
     # 4 is kOutEWiseFusable: bias, residual and activation fuse behind the output.
     return function.with_attr("op_pattern", 4)
@@ -115,39 +115,41 @@ def _quantize_pixels(work: DirectWorkload, pixels: te.Tensor) -> tuple[te.Tensor
 def _sums(
     work: DirectWorkload, v: te.Tensor, v_step: te.Tensor, u: te.Tensor, u_step: te.Tensor
 ) -> te.Tensor:
-    """M (z, b, p, k) float32: int32 products of a tap and group, scaled, added tap by tap.
+    """M (z, b, c, p, k) float32: int32 products of a tap and group, scaled, added tap by tap.
 
     A weight's step that all taps share is applied to the sum over them.
     """
-    dot, taps, stride = work.dot, work.scheme.kernel, work.stride
-    pixels, channels = (work.batch, work.row_blocks, work.block_pixels), work.packed_channels
+    dot, edge, stride = work.dot, work.scheme.kernel, work.stride
+    (rows, columns), channels = work.block, work.packed_channels
+    pixels = (work.batch, *work.blocks, work.block_pixels)
     s = te.reduce_axis((0, work.group_size), "s")
-    e, v_ = te.reduce_axis((0, taps), "e"), te.reduce_axis((0, taps), "v")
+    taps = te.reduce_axis((0, edge), "e"), te.reduce_axis((0, edge), "v")
     g = te.reduce_axis((0, work.groups), "g")
     a_step_a_tap = work.scheme.weight_steps == "tap"
 
-    def place(b: Any, p: Any, row: Any, column: Any) -> tuple[Any, Any]:
-        y, x = b * work.rows + p // work.out_width, p % work.out_width
+    def place(b: Any, c: Any, p: Any, row: Any, column: Any) -> tuple[Any, Any]:
+        y, x = b * rows + p // columns, c * columns + p % columns
         return y * stride + row, x * stride + column
 
-    def product(z: Any, b: Any, p: Any, g: Any, e: Any, c: Any, k: Any) -> Any:
-        weight = u[k // dot.lanes, g, e, c, s // dot.reduce, k % dot.lanes, s % dot.reduce]
-        activation = v[(z, g, *place(b, p, e, c), s)]
+    def product(z: Any, b: Any, c: Any, p: Any, *at: Any) -> Any:
+        group, *tap, k = at
+        weight = u[k // dot.lanes, group, *tap, s // dot.reduce, k % dot.lanes, s % dot.reduce]
+        activation = v[(z, group, *place(b, c, p, *tap), s)]
         return te.sum(activation.astype("int32") * weight.astype("int32"), axis=s)
 
-    products = te.compute((*pixels, work.groups, taps, taps, channels), product, name="products")
+    products = te.compute((*pixels, work.groups, edge, edge, channels), product, name="products")
 
-    def over_taps(z: Any, b: Any, p: Any, g: Any, k: Any) -> Any:
-        count = products[z, b, p, g, e, v_, k].astype("float32")
-        step = v_step[(z, g, *place(b, p, e, v_))]
+    def over_taps(z: Any, b: Any, c: Any, p: Any, group: Any, k: Any) -> Any:
+        count = products[z, b, c, p, group, *taps, k].astype("float32")
+        step = v_step[(z, group, *place(b, c, p, *taps))]
         if a_step_a_tap:
-            step = step * u_step[g, e, v_, k]
-        return te.sum(count * step, axis=[e, v_])
+            step = step * u_step[group, *taps, k]
+        return te.sum(count * step, axis=taps)
 
     sums = te.compute((*pixels, work.groups, channels), over_taps, name="taps")
 
-    def over_groups(z: Any, b: Any, p: Any, k: Any) -> Any:
-        value = sums[z, b, p, g, k]
+    def over_groups(z: Any, b: Any, c: Any, p: Any, k: Any) -> Any:
+        value = sums[z, b, c, p, g, k]
         return te.sum(value if a_step_a_tap else value * u_step[g, k], axis=g)
 
     return te.compute((*pixels, channels), over_groups, name="M")
@@ -155,14 +157,18 @@ def _sums(
 
 def _image(work: DirectWorkload, m: te.Tensor) -> te.Tensor:
     """Put the sums in their places of the image; what lies outside it is dropped."""
-    rows, width = work.rows, work.out_width
+    rows, columns = work.block
+
+    def value(z: Any, y: Any, x: Any, k: Any) -> Any:
+        return m[z, y // rows, x // columns, y % rows * columns + x % columns, k]
+
     return te.compute(
         (work.batch, work.out_height, work.out_width, work.out_channels),
-        lambda z, y, x, k: m[z, y // rows, y % rows * width + x, k],
+        value,
         name="output",
         attrs={
             "wq.operator": OPERATOR,
-            "wq.rows": rows,
+            "wq.block": list(work.block),
             "wq.pixels": work.pixels,
             "wq.vectors": work.vectors,
         },

@@ -24,7 +24,8 @@ class DirectWorkload(Workload):
     Attributes
     ----------
     stride : pixels of the input from one output to the next, along both axes.
-    rows : output rows that one task computes; the output is padded to a multiple of them.
+    block : output rows and columns that one task computes; the output is padded to multiples of
+        them.
     pixels : outputs that are summed up together in registers, counted along the rows of a task:
         a divisor of the task's outputs.
     vectors : vectors of output channels that are summed up together; the output channels are
@@ -37,20 +38,20 @@ class DirectWorkload(Workload):
     """
 
     stride: int = 1
-    rows: int = 1
+    block: tuple[int, int] = (1, 1)
     pixels: int = 1
     vectors: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.stride, self.rows, self.pixels, self.vectors) < 1:
+        if min(self.stride, *self.block, self.pixels, self.vectors) < 1:
             raise ConfigError(
-                f"DirectWorkload has stride={self.stride}, rows={self.rows}, "
+                f"DirectWorkload has stride={self.stride}, block={self.block}, "
                 f"pixels={self.pixels}, vectors={self.vectors}; give positive numbers"
             )
         if self.block_pixels % self.pixels:
             raise ConfigError(
                 f"pixels is {self.pixels}; give a divisor of the {self.block_pixels} outputs of "
-                f"{self.rows} rows"
+                f"a block of {self.block[0]} x {self.block[1]}"
             )
 
     @property
@@ -64,14 +65,15 @@ class DirectWorkload(Workload):
         return (self.width + 2 * self.padding - self.scheme.kernel) // self.stride + 1
 
     @property
-    def row_blocks(self) -> int:
-        """Tasks that an output image is cut into; the last may have fewer rows."""
-        return math.ceil(self.out_height / self.rows)
+    def blocks(self) -> tuple[int, int]:
+        """Rows and columns of tasks that an output image is cut into."""
+        rows, columns = self.block
+        return math.ceil(self.out_height / rows), math.ceil(self.out_width / columns)
 
     @property
     def block_pixels(self) -> int:
         """Outputs of a task, of one channel."""
-        return self.rows * self.out_width
+        return math.prod(self.block)
 
     @property
     def group_size(self) -> int:
@@ -82,9 +84,10 @@ class DirectWorkload(Workload):
     @property
     def input_shape(self) -> tuple[int, int, int, int, int]:
         """Shape of the quantized image, zeros around it: (z, g, y, x, s)."""
-        taps = self.scheme.kernel
-        rows = (self.row_blocks * self.rows - 1) * self.stride + taps
-        columns = (self.out_width - 1) * self.stride + taps
+        rows, columns = (
+            (blocks * edge - 1) * self.stride + self.scheme.kernel
+            for blocks, edge in zip(self.blocks, self.block, strict=True)
+        )
         return (self.batch, self.groups, rows, columns, self.group_size)
 
     @property

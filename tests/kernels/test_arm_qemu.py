@@ -38,6 +38,7 @@ def assert_same_bits(actual: NDArray[np.float32], expected: NDArray[np.float32])
         ((1, 11, 7, 17), 33, 1, 4),
         ((2, 9, 14, 40), 19, 0, 6),
         ((1, 6, 5, 3), 5, 1, 2),
+        ((2, 7, 9, 40), 19, 1, 1),
     ],
 )
 def test_odd_shapes(

@@ -69,10 +69,12 @@ def test_any_blocking_and_threads_give_the_same_bits(target: str) -> None:
     expected = layer.reference().output
     before = get_num_threads()
     try:
-        for threads, rows, pixels, vectors in ((1, 1, 1, 3), (2, 5, 2, 1), (2, 12, 3, 2)):
+        for threads, block, pixels, vectors in (
+            (1, (1, 10), 1, 3), (2, (5, 4), 2, 1), (2, (12, 3), 3, 2),
+        ):  # fmt: skip
             set_num_threads(threads)
-            blocks = {"rows": rows, "pixels": pixels, "vectors": vectors}
-            other = replace(layer, work=replace(layer.work, **blocks))
+            work = replace(layer.work, block=block, pixels=pixels, vectors=vectors)  # type: ignore[call-arg]
+            other = replace(layer, work=work)
             assert_same_bits(other.run()["output"], expected)
     finally:
         set_num_threads(before)

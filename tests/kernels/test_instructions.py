@@ -195,3 +195,35 @@ def test_transforms_and_quantization_fill_whole_registers(target: str, precision
     assert len(roundings) >= {"hadamard": 1, "full": 5}[precision]
     for instruction in roundings + code.matching(r"vfn?m(add|sub)\d+ps"):
         assert REGISTER[target] in instruction.operands, instruction
+
+
+@functools.cache
+def direct_loops(target: str) -> tuple[list[Code], int]:
+    """Innermost loops of a direct convolution's products, and its number of accumulators."""
+    layer = make_layer(target, (1, 12, 24, 96), 96, tile=1, weight_steps="filter")
+    library = tvm.compile(layer.scheduled(), target=layer.record.tvm_target())
+    loops = [loop for loop in assembly_of(library).innermost_loops if loop.matching(DOT[target])]
+    return loops, layer.work.pixels * layer.work.vectors
+
+
+@each_target
+def test_a_direct_product_keeps_everything_in_registers(target: str) -> None:
+    loops, accumulators = direct_loops(target)
+    assert loops
+    for loop in loops:
+        dots = loop.matching(DOT[target])
+        assert len(dots) == len(loop.matching(DOT[target], REGISTER[target]))
+        assert len(dots) % accumulators == 0
+        assert not loop.matching("vmov.*", r"\(%rsp\)")
+        assert not loop.matching("vpmaddubsw|vpdpbusds|vpdpwssds")
+
+
+def test_a_direct_product_starts_from_memory_and_scales_a_tap() -> None:
+    # Whole registers that are copied would take turns with the products.
+    loops, accumulators = direct_loops("wq/x86-vnni")
+    for loop in loops:
+        assert not loop.matching("vmov.*", r"^%zmm\d+, %zmm\d+$")
+        if converted := loop.matching("vcvtdq2ps", "zmm"):
+            assert len(converted) == accumulators
+            assert len(loop.matching(r"vfmadd\d+ps", "zmm")) == accumulators
+    assert any(loop.matching("vcvtdq2ps", "zmm") for loop in loops)

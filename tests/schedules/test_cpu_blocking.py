@@ -14,6 +14,7 @@ from wqtvm.quantization import Scheme
 from wqtvm.quantization.scheme import STEPS
 from wqtvm.schedules.winograd_cpu import CpuBlocking
 from wqtvm.target import TABLE, TargetRecord
+from wqtvm.topi.direct_workload import DirectWorkload
 from wqtvm.topi.workload import WinogradWorkload
 from wqtvm.transform.schedule_operators import schedule_module
 
@@ -123,3 +124,22 @@ def test_more_threads_make_no_larger_blocks(record: TargetRecord) -> None:
     work = WinogradWorkload(scheme, 1, 128, 128, 64, 64, 1, record.dot)
     sizes = [math.prod(schedule_module(record).tile_block(work, t)) for t in (1, 4, 16, 64)]
     assert sizes == sorted(sizes, reverse=True)
+
+
+@each_cpu
+@given(data=st.data(), threads=st.integers(1, 64))
+def test_a_direct_task_is_of_whole_accumulator_blocks(
+    record: TargetRecord, data: st.DataObject, threads: int
+) -> None:
+    algorithm, edge = ALGORITHMS[1], st.integers(3, 130)
+    scheme = Scheme(algorithm, standard_scales(algorithm))
+    channels = st.integers(1, 600)
+    numbers = [data.draw(draw) for draw in (st.integers(1, 4), edge, edge, channels, channels)]
+    schedules = schedule_module(record)
+    work = schedules.direct_block(DirectWorkload(scheme, *numbers, 1, record.dot), threads)
+    blocking = schedules._DIRECT
+    assert (blocking.dot_lanes, blocking.dot_reduce) == (record.dot.lanes, record.dot.reduce)
+    assert work.pixels <= blocking.register_pixels[work.vectors - 1]
+    assert work.block[0] == 1 or work.block_pixels <= blocking.task_pixels
+    assert work.block[0] <= work.out_height
+    assert work.block[1] <= work.out_width

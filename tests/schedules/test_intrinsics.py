@@ -59,10 +59,12 @@ def both(name: str, target: str) -> tuple[Callable[..., None], Callable[..., Non
 
 @functools.cache
 def dot_functions(target: str) -> tuple[Callable[..., None], ...]:
-    """Functions that add one dot product: of the intrinsic, or of the ISA's expression."""
-    blocking, dot = schedule_module(lookup(target))._BLOCKING, lookup(target).dot
-    if blocking.intrinsic is not None:
-        return both(blocking.intrinsic, target)
+    """Functions that add one dot product: of the intrinsic, and of the ISA's expression, if any."""
+    schedules, dot = schedule_module(lookup(target)), lookup(target).dot
+    of_intrinsic = both(schedules._DIRECT.intrinsic, target)
+    blocking = schedules._BLOCKING
+    if blocking.instructions is None:
+        return of_intrinsic
     a = tirx.decl_buffer((dot.reduce,), dot.activation_dtype, "a")
     b = tirx.decl_buffer((dot.lanes, dot.reduce), dot.weight_dtype, "b")
     c = tirx.decl_buffer((dot.lanes,), "int32", "c")
@@ -72,7 +74,8 @@ def dot_functions(target: str) -> tuple[Callable[..., None], ...]:
     broadcast = tirx.Broadcast(activations, dot.lanes)
     value = blocking.instructions.dot(counts, broadcast, weights)
     function = tirx.PrimFunc([a, b, c], c.vstore([0], value)).with_attr("global_symbol", "main")
-    return (tvm.compile(function, target=lookup(target).tvm_target())["main"],)
+    expression = tvm.compile(function, target=lookup(target).tvm_target())["main"]
+    return (*of_intrinsic, expression)
 
 
 def updated(

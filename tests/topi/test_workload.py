@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wqtvm.errors import ConfigError
 from wqtvm.fastconv import direct, standard_scales, winograd
 from wqtvm.quantization import QuantizedWeights, Scheme
 from wqtvm.target import TABLE, DotProduct, TargetRecord
+from wqtvm.topi.direct_workload import DirectWorkload, pack_direct_weights
 from wqtvm.topi.workload import WinogradWorkload, pack_weights
 
 ALGORITHMS = {tile: direct() if tile == 1 else winograd(tile) for tile in (1, 2, 3, 4, 6)}
@@ -173,3 +175,43 @@ def test_int32_holds_every_sum_of_a_group(dot: DotProduct) -> None:
     """The largest group that a sum is exact for is far beyond any layer's channels."""
     largest = 127 * (127 + dot.zero_point)
     assert (2**31 - 1) // largest > 65_000
+
+
+def direct_work(weight_steps: str = "tap", **options: object) -> DirectWorkload:
+    algorithm = direct()
+    scheme = Scheme(algorithm, standard_scales(algorithm), weight_steps=weight_steps)
+    dot = DotProduct(16, 4, "uint8", "int8", zero_point=128)
+    return DirectWorkload(scheme, 2, 9, 11, 35, 20, 1, dot, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weight_steps", ["tap", "filter"])
+def test_direct_weights_lie_in_the_order_of_use(weight_steps: str) -> None:
+    work = direct_work(weight_steps, block=(3, 4), pixels=4, vectors=3)
+    assert work.input_shape == (2, 2, 11, 14, 32)
+    assert (work.blocks, work.block_pixels, work.packed_channels) == ((3, 3), 12, 48)
+    rng = np.random.default_rng(0)
+    u = rng.integers(-127, 127, (3, 3, 20, 2, 32), endpoint=True).astype(np.int8)
+    step = rng.random((3, 3, 20, 2), np.float32)
+    packed = pack_direct_weights(QuantizedWeights(u, step, 35), work)
+    assert list(packed) == ["U", "U_step", "U_correction"]
+    assert packed["U"].shape == work.packed_shape == (3, 2, 3, 3, 8, 16, 4)
+    e, v, k, g, s = np.indices(u.shape, sparse=True)
+    np.testing.assert_array_equal(packed["U"][k // 16, g, e, v, s // 4, k % 16, s % 4], u)
+    sums = packed["U_correction"][..., :20]  # (g, e, v, k)
+    np.testing.assert_array_equal(sums, -128 * u.sum(4, dtype=np.int32).transpose(3, 0, 1, 2))
+    expected = step.transpose(3, 0, 1, 2) if weight_steps == "tap" else step[0, 0].T
+    np.testing.assert_array_equal(packed["U_step"][..., :20], expected)
+    for array in (packed["U_step"], packed["U_correction"]):
+        assert not array[..., 20:].any()
+
+
+def test_a_direct_layer_of_few_channels_stores_no_more() -> None:
+    work = replace(direct_work(stride=2), in_channels=3)
+    assert (work.group_size, work.out_height, work.out_width) == (4, 5, 6)
+
+
+def test_pixels_divide_a_task() -> None:
+    with pytest.raises(ConfigError, match="pixels is 5; give a divisor of the 12 outputs"):
+        direct_work(block=(3, 4), pixels=5)
+    with pytest.raises(ConfigError, match="stride=0"):
+        direct_work(stride=0)
