@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from tvm import ir, relax
@@ -108,13 +109,13 @@ class _Lowering(PyExprMutator):
         quantized = quantize_weights(weight.transpose(3, 2, 0, 1), scheme, layer.name)
         work = self._workload(layer, scheme)
         if isinstance(work, DirectWorkload):
-            operator, packed = direct_conv2d, pack_direct_weights(quantized, work)
+            packed, define = pack_direct_weights(quantized, work), partial(direct_conv2d, work)
         else:
-            operator, packed = winograd_conv2d, pack_weights(quantized, work)
+            packed, define = pack_weights(quantized, work), partial(winograd_conv2d, work)
         if work not in self.functions:
             size = f"{work.in_channels}x{work.out_channels}_{work.height}x{work.width}"
             # Without a global symbol it is private: fusion may absorb it.
-            function = operator(work).without_attr("global_symbol")
+            function = define().without_attr("global_symbol")
             self.functions[work] = self.builder_.add_func(function, f"wq_{layer.algorithm}_{size}")
         constants = [relax.const(array) for array in packed.values()]
         return relax.call_tir(self.functions[work], [x, *constants], out_ty=call.ty)
