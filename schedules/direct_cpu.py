@@ -29,6 +29,7 @@ from tvm import s_tir, tirx
 
 from .amax import amax_intrinsic
 from .instructions import Instructions
+from .prefetch import PIXELS, fetch_next_group
 from .quantize_kernel import LANES, write_quantization
 from .winograd_cpu import inline_epilogue
 
@@ -78,13 +79,14 @@ class DirectBlocking:
         def cost(choice: DirectWorkload) -> float:
             panels = choice.packed_channels // choice.panel
             tasks = panels * choice.batch * math.prod(choice.blocks)
-            # An accumulator costs its products, and its share of what is loaded for them.
-            one = choice.vectors * (1 + 1 / choice.pixels + 1 / choice.vectors)
-            chains = max(1, _LEAST_CHAINS / (choice.pixels * choice.vectors))
+            # An accumulator costs its products, its share of what is loaded for them, and of the
+            # time in which the last products of a block are waited for.
+            accumulators = choice.pixels * choice.vectors
+            loads = (0.5 * (choice.pixels + choice.vectors) + 2) / accumulators
+            one = choice.vectors * (1 + loads) * max(1, _LEAST_CHAINS / accumulators)
             # Wide blocks read and write longer runs.
             overhead = _TASK_OVERHEAD_PIXELS + _ROW_OVERHEAD_PIXELS * choice.block[0]
-            task = (choice.block_pixels + overhead) * one * chains
-            return math.ceil(tasks / threads) * task
+            return math.ceil(tasks / threads) * (choice.block_pixels + overhead) * one
 
         return min(candidates, key=cost)
 
@@ -113,7 +115,7 @@ def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.P
     function = sch.mod["main"]
     if blocking.instructions is None:
         return function
-    return write_quantization(function, blocking.instructions)
+    return write_quantization(fetch_next_group(function, vectors), blocking.instructions)
 
 
 def _divide_output(
@@ -141,7 +143,7 @@ def _schedule_sums(
     block, inner = _register_block(sch, blocking, p, k, pixels, vectors)
     sch.reorder(g, block, *inner)
     _unroll_and_vectorize(sch, inner)
-    group = g
+    group, pixel_blocks = g, block
     sch.compute_at(taps, block, preserve_unit_loops=True)
     p, _, k, e, v = sch.get_loops(taps)[-5:]
     _, inner = _register_block(sch, blocking, p, k, pixels, vectors)
@@ -162,6 +164,10 @@ def _schedule_sums(
     for block, loop in ((m, g), (taps, e), (products, step)):
         init = sch.decompose_reduction(block, loop)
         _unroll_and_vectorize(sch, sch.get_loops(init)[-3:])
+    if (
+        blocking.instructions is not None
+    ):  # not before, or loops that set to zero would have it, too
+        sch.annotate(pixel_blocks, PIXELS, True)
     if starts:  # which only the first block of the two reads
         reads = [region.source.name for region in sch.get(products).reads]
         sch.unsafe_hide_buffer_access(products, "read", [reads.index("start")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -14,6 +15,7 @@ from .cpu_generic.rewrite import substitute
 
 TILES = "wq.tiles"  # on the loop over the tiles of a block
 VECTORS = "wq.vectors"  # on the loop over a tile's vectors of output channels
+PIXELS = "wq.pixels"  # on the loop over blocks of pixels of a direct convolution
 
 
 def fetch(load: Any, write: bool = False) -> Any:
@@ -61,6 +63,39 @@ def _fetches(loop: tirx.For) -> list[Any]:
         load = tirx.BufferLoad(result, [z, row + a, column + b, k])
         statements.append(fetch(load, write=True))
     return statements
+
+
+def fetch_next_group(function: tirx.PrimFunc, vectors: int) -> tirx.PrimFunc:
+    """Fetch U of the next group, each block of pixels its share, while one is summed up."""
+
+    def ahead(loop: tirx.For) -> Any:
+        if PIXELS not in loop.annotations:
+            return loop
+        body = tirx.SeqStmt([*_group_fetches(loop, vectors), loop.body])
+        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body)
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, ahead)))
+
+
+def _group_fetches(loop: tirx.For, vectors: int) -> list[Any]:
+    products = next(r for r in realized(loop) if r.block.name_hint.startswith("products_update"))
+    inner = {variable: tirx.const(0, "int64") for variable in loop_variables(loop.body)}
+    *_, g, _, _, panel, _ = (substitute(value, inner) for value in products.iter_values)
+    # Stages keep their names; parameters lose theirs when a network's functions are fused.
+    stages = ("products", "V", "start")
+    (u,) = (r.source for r in products.block.reads if r.source.name not in stages)
+    _, groups, *lines = (int(extent) for extent in u.ty.shape[:5])
+    following = tirx.truncmod(g + 1, groups)
+    count = math.prod(lines)
+    share = math.ceil(count / int(loop.extent))
+    zero, fetched = tirx.const(0, "int64"), []
+    for vector, each in product(range(vectors), range(share)):
+        line = tirx.min(loop.loop_var * share + each, count - 1)
+        row, step = tirx.truncdiv(line, lines[2]), tirx.truncmod(line, lines[2])
+        e, v = tirx.truncdiv(row, lines[1]), tirx.truncmod(row, lines[1])
+        load = tirx.BufferLoad(u, [panel + vector, following, e, v, step, zero, zero])
+        fetched.append(fetch(load))
+    return fetched
 
 
 def realized(statement: Any) -> list[Any]:
