@@ -13,9 +13,14 @@ some rows of the output:
         epilogue, result
 
 V (z, g, y, x, s) has a plane for each group, so that what a group's taps read lies together: with U
-of one panel and group, 9 * 32 * 64 bytes with 4 zmm vectors, it stays in the L1 cache while all
-pixels of the task go by. M of a task (pixels * panel floats) lies in the L2 cache and is read and
-written once a group. U is streamed once a task, in the order in which it lies.
+of one panel and group it stays in the L1 cache while all pixels of the task go by. M of a task
+(outputs * panel floats) lies in the L2 cache, and is read and written once a group. U is streamed
+once a task, in the order in which it lies, the next group's while this one is summed up. Nothing is
+quantized twice, and no image is unfolded into a matrix.
+
+What is reached of the dot product's peak: a tap of a group of 32 channels is 8 products, one
+conversion and one multiply-add of each accumulator, 80 % with a weight's step for all taps; a step
+a tap takes one multiplication more, 73 %.
 """
 
 from __future__ import annotations

@@ -109,11 +109,12 @@ _BLOCKING = CpuBlocking(
     instructions=_INSTRUCTIONS,
 )
 
-# 7 x 2 accumulators at most, and as many sums of taps: with two vectors of U, a broadcast of V and a
-# converted count all 32 registers; 3 x 4 take 30. Twice the accumulators would load less for a
-# product, but spill the sums, and the stack is not aligned for whole registers. Ten hide the latency
-# of a product. In L1, with 4 vectors: U of a group 18 KiB, where accumulators start 7 KiB, V of a
-# block of 192 outputs about 12 KiB; M of such a block, 48 KiB, passes through from L2 once a group.
+# 7 x 2 accumulators at most, and as many sums of taps: with two vectors of U, a broadcast of V and
+# a converted count all 32 registers; 3 x 4 take 30. Twice the accumulators would load less for a
+# product, but spill the sums, and the stack is not aligned for whole registers. Ten hide the
+# latency of a product. In L1, with 4 vectors: U of a group 18 KiB, what accumulators start at
+# 7 KiB, V of a block of 192 outputs about 12 KiB; M of such a block, 48 KiB, passes through from
+# L2 once a group.
 _DIRECT = DirectBlocking(
     lanes=_LANES,
     dot_lanes=16,
