@@ -34,7 +34,7 @@ from tvm import s_tir, tirx
 
 from .amax import amax_intrinsic
 from .instructions import Instructions
-from .prefetch import PIXELS, fetch_next_group
+from .prefetch import PIXELS, TASKS, fetch_for_sums
 from .quantize_kernel import LANES, write_quantization
 from .winograd_cpu import inline_epilogue
 
@@ -120,7 +120,8 @@ def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.P
     function = sch.mod["main"]
     if blocking.instructions is None:
         return function
-    return write_quantization(fetch_next_group(function, vectors), blocking.instructions)
+    function = fetch_for_sums(function, vectors, blocking.dot_lanes)
+    return write_quantization(function, blocking.instructions)
 
 
 def _divide_output(
@@ -135,6 +136,8 @@ def _divide_output(
     sch.vectorize(lane)
     task = sch.fuse(panel, image, block_row, block_column)
     sch.parallel(task)
+    if blocking.instructions is not None:
+        sch.annotate(task, TASKS, True)
     return task
 
 

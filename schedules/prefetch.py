@@ -9,13 +9,14 @@ from typing import Any
 
 import tvm_ffi
 from tvm import tirx
-from tvm.s_tir.stmt import SBlockRealize
+from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from .cpu_generic.rewrite import substitute
 
 TILES = "wq.tiles"  # on the loop over the tiles of a block
 VECTORS = "wq.vectors"  # on the loop over a tile's vectors of output channels
-PIXELS = "wq.pixels"  # on the loop over blocks of pixels of a direct convolution
+TASKS = "wq.tasks"  # on the loop over the tasks of a direct convolution
+PIXELS = "wq.pixels"  # on the loop over a task's blocks of pixels
 
 
 def fetch(load: Any, write: bool = False) -> Any:
@@ -65,19 +66,37 @@ def _fetches(loop: tirx.For) -> list[Any]:
     return statements
 
 
-def fetch_next_group(function: tirx.PrimFunc, vectors: int) -> tirx.PrimFunc:
-    """Fetch U of the next group, each block of pixels its share, while one is summed up."""
+def fetch_for_sums(function: tirx.PrimFunc, vectors: int, lanes: int) -> tirx.PrimFunc:
+    """Fetch what a task of a direct convolution needs next, while its pixels are summed up.
 
-    def ahead(loop: tirx.For) -> Any:
-        if PIXELS not in loop.annotations:
-            return loop
-        body = tirx.SeqStmt([*_group_fetches(loop, vectors), loop.body])
-        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body)
+    Each block of pixels fetches its share of the next group's U and, in the first group, the lines
+    of its results.
+    """
 
-    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, ahead)))
+    def tasks(task: tirx.For) -> Any:
+        if TASKS not in task.annotations:
+            return task
+        (output,) = (r for r in realized(task) if r.block.name_hint == "output")
+        inner = {variable: tirx.const(0, "int64") for variable in loop_variables(task.body)}
+        first = [substitute(value, inner) for value in output.iter_values]
+
+        def ahead(loop: tirx.For) -> Any:
+            if PIXELS not in loop.annotations:
+                return loop
+            group, fetches = _group_fetches(loop, vectors)
+            results = _result_fetches(loop, output.block, first, vectors, lanes)
+            fetches.append(tirx.IfThenElse(group == 0, tirx.stmt_seq(*results), None))
+            body = tirx.SeqStmt([*fetches, loop.body])
+            return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body)
+
+        body = tvm_ffi.structural_map(task.body, (tirx.For, ahead))
+        return tirx.For(task.loop_var, task.min, task.extent, task.kind, body)
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, tasks)))
 
 
-def _group_fetches(loop: tirx.For, vectors: int) -> list[Any]:
+def _group_fetches(loop: tirx.For, vectors: int) -> tuple[Any, list[Any]]:
+    """The group, and fetches of the next one's U, the first again after the last."""
     products = next(r for r in realized(loop) if r.block.name_hint.startswith("products_update"))
     inner = {variable: tirx.const(0, "int64") for variable in loop_variables(loop.body)}
     *_, g, _, _, panel, _ = (substitute(value, inner) for value in products.iter_values)
@@ -95,6 +114,24 @@ def _group_fetches(loop: tirx.For, vectors: int) -> list[Any]:
         e, v = tirx.truncdiv(row, lines[1]), tirx.truncmod(row, lines[1])
         load = tirx.BufferLoad(u, [panel + vector, following, e, v, step, zero, zero])
         fetched.append(fetch(load))
+    return g, fetched
+
+
+def _result_fetches(
+    loop: tirx.For, output: SBlock, first: Sequence[Any], vectors: int, lanes: int
+) -> list[Any]:
+    """Fetches of a block of pixels' results; ``first`` is the task's first result.
+
+    Where a task reaches beyond the image they are of other lines, or none: that does no harm.
+    """
+    columns, pixels = int(output.annotations["wq.block"][1]), int(output.annotations["wq.pixels"])
+    z, y, x, k = first
+    fetched = []
+    for pixel, vector in product(range(pixels), range(vectors)):
+        p = loop.loop_var * pixels + pixel
+        row, column = tirx.truncdiv(p, columns), tirx.truncmod(p, columns)
+        at = [z, y + row, x + column, k + vector * lanes]
+        fetched.append(fetch(tirx.BufferLoad(output.writes[0].source, at), write=True))
     return fetched
 
 
