@@ -147,17 +147,18 @@ def _schedule_sums(
     """Budget: pixels x vectors accumulators of int32 stay in registers over a tap and group."""
     m, taps, products = (sch.get_sblock(name) for name in ("M", "taps", "products"))
     sch.compute_at(m, task, preserve_unit_loops=True)
-    p, k, g = sch.get_loops(m)[-3:]
-    block, inner = _register_block(sch, blocking, p, k, pixels, vectors)
-    sch.reorder(g, block, *inner)
+    p, k, group = sch.get_loops(m)[-3:]
+    pixel_blocks, inner = _register_block(sch, blocking, p, k, pixels, vectors)
+    sch.reorder(group, pixel_blocks, *inner)
     _unroll_and_vectorize(sch, inner)
-    group, pixel_blocks = g, block
-    sch.compute_at(taps, block, preserve_unit_loops=True)
-    p, _, k, e, v = sch.get_loops(taps)[-5:]
+
+    sch.compute_at(taps, pixel_blocks, preserve_unit_loops=True)
+    p, _, k, row, column = sch.get_loops(taps)[-5:]
     _, inner = _register_block(sch, blocking, p, k, pixels, vectors)
-    sch.reorder(e, v, *inner)
+    sch.reorder(row, column, *inner)
     _unroll_and_vectorize(sch, inner)
-    sch.compute_at(products, v, preserve_unit_loops=True)
+
+    sch.compute_at(products, column, preserve_unit_loops=True)
     p, *_, k, s = sch.get_loops(products)[-6:]
     _, inner = _register_block(sch, blocking, p, k, pixels, vectors)
     step, pair = sch.split(s, [None, blocking.dot_reduce])
@@ -165,22 +166,26 @@ def _schedule_sums(
     for loop in inner[:-1]:
         sch.unroll(loop)
 
-    starts = [b for b in sch.get_producers(products) if sch.get(b).name_hint == "start"]
+    starts = [block for block in sch.get_producers(products) if _name(sch, block) == "start"]
     for start in starts:
         sch.compute_at(start, group, preserve_unit_loops=True)
         sch.vectorize(sch.split(sch.get_loops(start)[-1], [None, blocking.lanes])[1])
-    for block, loop in ((m, g), (taps, e), (products, step)):
+    for block, loop in ((m, group), (taps, row), (products, step)):
         init = sch.decompose_reduction(block, loop)
         _unroll_and_vectorize(sch, sch.get_loops(init)[-3:])
-    if (
-        blocking.instructions is not None
-    ):  # not before, or loops that set to zero would have it, too
+    # Not before: the loops that set sums to zero, copies of these, would be marked as well.
+    if blocking.instructions is not None:
         sch.annotate(pixel_blocks, PIXELS, True)
-    if starts:  # which only the first block of the two reads
+    if starts:
+        # The sums' beginning reads it, their continuation no longer.
         reads = [region.source.name for region in sch.get(products).reads]
         sch.unsafe_hide_buffer_access(products, "read", [reads.index("start")])
     if blocking.intrinsic:
         sch.tensorize(inner[-1], blocking.intrinsic)
+
+
+def _name(sch: s_tir.Schedule, block: Any) -> str:
+    return str(sch.get(block).name_hint)
 
 
 def _register_block(

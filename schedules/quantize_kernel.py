@@ -34,14 +34,14 @@ def _vectors(loop: tirx.For, instructions: Instructions) -> Any:
     first = {loop.loop_var: tirx.const(0, "int64")}
     values = [substitute(value, first) for value in realize.iter_values]
     at = {axis.var: value for axis, value in zip(block.iter_vars, values, strict=True)}
+    source, inverse = (
+        (read.source, [substitute(index, at) for index in read.indices])
+        for read in _operands(block)
+    )
     # The last axis, of V and of what is quantized, is that of the lanes.
     lanes = tirx.Ramp(values[-1], tirx.const(1, "int64"), count)
-    source, inverse = (
-        [substitute(index, at) for index in read.indices] for read in _operands(block)
-    )
-    source_buffer, inverse_buffer = (read.source for read in _operands(block))
-    vector = tirx.BufferLoad(source_buffer, [*source[:-1], lanes])
-    factor = tirx.Broadcast(tirx.BufferLoad(inverse_buffer, inverse), count)
+    vector = tirx.BufferLoad(source[0], [*source[1][:-1], lanes])
+    factor = tirx.Broadcast(tirx.BufferLoad(*inverse), count)
     value = instructions.quantize(vector * factor)
     store = tirx.BufferStore(block.writes[0].source, value, [*values[:-1], lanes])
     return SBlockRealize([], True, SBlock([], block.reads, block.writes, "V", store))
