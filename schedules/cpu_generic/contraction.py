@@ -19,72 +19,36 @@ is computed too much is never stored.
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from typing import Any
 
 import tvm.target
 from tvm import s_tir, tirx
 
 from .access import BlockInfo, NotAnalysableError, block_info
-from .contraction_match import Contraction, axes_of, match_contraction
+from .contraction_blocks import Rows, choose_parts, choose_rows, choose_tile
+from .contraction_match import Contraction, match_contraction
 from .contraction_stages import (
     ACCUMULATE,
     EPILOGUE,
     PACK,
+    PARTIAL,
     Tile,
     sum_shape,
     tiled_epilogue,
     tiled_sums,
 )
-from .injective import extent_of, schedule_injective
+from .injective import schedule_injective
 from .inline import top_blocks
 from .machine import Machine, machine_of
-from .reduction import find_epilogue, padding_at
+from .reduction import find_epilogue, move_to, padding_at
 from .rewrite import insert_stage, replace_nest, replace_stage, with_buffers
 from .stages import schedule_stages, stage_names
-
-# A core has two FMA units with a latency of four cycles, which takes eight sums in flight.
-_UNITS = 2
-_CHAINS = 8
-# What loads cost beside the products that hide most of them, in cycles for each summed element: a
-# vector of weights comes from L2, a broadcast of data from L1.
-_WEIGHT_CYCLES = 0.3
-_DATA_CYCLES = 0.1
-_PACKING_CYCLES = 1.5
 
 # Products that take as long as an element of an elementwise stage.
 _PRODUCTS_AN_ELEMENT = 8
 
-# Fewer rows than this do not pay for packing the weights.
-_ROWS_WORTH_PACKING = 16
-_SHORTEST_VECTOR = 4
-
-
-def choose_tile(work: Contraction, machine: Machine) -> Tile:
-    """Return the register tile that costs the fewest cycles by a simple model of a core."""
-    contiguous = work.weights.strides is not None and work.weights.strides[work.f] == 1
-    passes = math.prod(work.info.extents[a] for a in work.outer) * work.rows
-    # Vectors of few columns are short; so are those of weights that are read as they are because
-    # there are too few rows to pay for packing.
-    lanes = min(machine.lanes, 1 << (work.columns - 1).bit_length())
-    common = math.gcd(work.columns, lanes)
-    if contiguous and passes < _ROWS_WORTH_PACKING and common >= _SHORTEST_VECTOR:
-        lanes = common
-    candidates = [
-        Tile(rows, vectors, lanes, packed=not contiguous or work.columns % (vectors * lanes) != 0)
-        for vectors in (1, 2, 3, 4, 6, 8)
-        for rows in range(1, machine.registers)
-        if rows * vectors + vectors + 1 < machine.registers
-    ]
-
-    def cycles(tile: Tile) -> tuple[float, int]:
-        tiles = math.ceil(work.rows / tile.rows) * math.ceil(work.columns / tile.columns)
-        products = max(tile.rows * tile.vectors, _CHAINS) / _UNITS
-        step = products + _WEIGHT_CYCLES * tile.vectors + _DATA_CYCLES * tile.rows
-        packing = _PACKING_CYCLES * work.columns / lanes * work.rows / passes
-        return tiles * step + (packing if tile.packed else 0), -tile.columns
-
-    return min(candidates, key=cycles)
+CONSTANTS = "wq.constants"
 
 
 def apply(function: tirx.PrimFunc, target: tvm.target.Target, name: str) -> tirx.PrimFunc | None:
@@ -111,14 +75,15 @@ def schedule_contraction(
 
     Returns the schedule and the names of the stages that are still to be scheduled.
     """
-    tile = choose_tile(work, machine)
+    tile = choose_tile(work, machine, _is_constant(function, work.weights.buffer))
+    block = choose_parts(work, tile, machine)
     epilogue = _epilogue_info(function, name, work)
     sums = tirx.decl_buffer(sum_shape(work, tile), "float32", name=ACCUMULATE)
     written = work.info.writes[0].buffer
     rebuilt = replace_stage(
         function,
         name,
-        tiled_sums(work, tile),
+        tiled_sums(work, tile, block),
         [work.data.buffer, work.weights.buffer, sums],
         [sums],
     )
@@ -130,15 +95,22 @@ def schedule_contraction(
         kept = [b for b in rebuilt.body.block.alloc_buffers if not b.same_as(written)]
         rebuilt = with_buffers(rebuilt, kept)
     sch = s_tir.Schedule(rebuilt)
-    done = {ACCUMULATE, EPILOGUE, PACK}
     names = stage_names(sch)
-    total = sch.get_sblock(ACCUMULATE)
-    tasks, tile_loop = _tile_loops(sch, work, tile, machine)
-    _schedule_sum(sch, total, tile_loop, tile)
+    rows = choose_rows(work, tile, machine)
+    loops = _tile_loops(sch, work, tile, rows, machine)
+    sums_of_tile = _schedule_sums(sch, loops, tile)
+    done = {ACCUMULATE, PARTIAL, EPILOGUE, PACK}
     if tile.packed:
         schedule_injective(sch, sch.get_sblock(PACK), machine)
-    done |= padding_at(sch, total, tasks, machine, apart=done)
+    if rows.tasks >= machine.tasks:
+        done |= padding_at(sch, sums_of_tile, loops.task, machine, apart=done)
     return sch, [name for name in names if name not in done]
+
+
+def _is_constant(function: tirx.PrimFunc, buffer: Any) -> bool:
+    """Say whether a buffer is a parameter that is the same whenever the network runs."""
+    constants = (function.attrs or {}).get(CONSTANTS, ())
+    return any(function.params[int(position)].same_as(buffer) for position in constants)
 
 
 def _epilogue_info(function: tirx.PrimFunc, name: str, work: Contraction) -> BlockInfo | None:
@@ -147,10 +119,19 @@ def _epilogue_info(function: tirx.PrimFunc, name: str, work: Contraction) -> Blo
     return None if block is None else block_info(sch.get(block))
 
 
+@dataclass(frozen=True)
+class _Loops:
+    """Loops around a tile: of parallel tasks, of a panel in a task, of a tile in a panel."""
+
+    task: Any
+    panel: Any
+    tile: Any
+
+
 def _tile_loops(
-    sch: s_tir.Schedule, work: Contraction, tile: Tile, machine: Machine
-) -> tuple[Any, Any]:
-    """Order the loops of the epilogue; return the parallel loop and the loop of one tile."""
+    sch: s_tir.Schedule, work: Contraction, tile: Tile, rows: Rows, machine: Machine
+) -> _Loops:
+    """Order the loops of the epilogue."""
     loops = sch.get_loops(sch.get_sblock(EPILOGUE))
     count = len(work.outer)
     outer, (x_tile, group, panel), per_tile = (
@@ -158,66 +139,65 @@ def _tile_loops(
         loops[count : count + 3],
         loops[count + 3 :],
     )
-    blocked, in_task = _row_block(sch, work, tile, machine, outer, x_tile)
+    if rows.axis is None:
+        blocks, inside = sch.split(x_tile, [None, rows.count])
+        blocked, in_task = [*outer, blocks], [inside]
+    else:
+        position = work.outer.index(rows.axis)
+        blocks, inside = sch.split(outer[position], [None, rows.count])
+        blocked = [*outer[:position], blocks, *outer[position + 1 :]]
+        in_task = [inside, x_tile]
     sch.reorder(*blocked, group, panel, *in_task, *per_tile)
-    tasks = math.prod(extent_of(sch, loop) for loop in blocked)
-    task = sch.fuse(*blocked, *([group, panel] if tasks < machine.tasks else []))
+    if rows.tasks < machine.tasks:
+        task = panel = sch.fuse(*blocked, group, panel)
+    else:
+        task = sch.fuse(*blocked)
     if work.info.size >= _PRODUCTS_AN_ELEMENT * machine.parallel_elements:
         sch.parallel(task)
     if work.columns % tile.lanes == 0:
-        sch.vectorize(per_tile[-1])  # Otherwise LLVM does it, with masks.
-    return task, in_task[-1]
+        *unrolled, lane = per_tile
+        for loop in unrolled:
+            sch.unroll(loop)  # So that sums go from registers to the result.
+        sch.vectorize(lane)  # Otherwise LLVM does it, with masks.
+    return _Loops(task, panel, in_task[-1])
 
 
-def _row_block(
-    sch: s_tir.Schedule,
-    work: Contraction,
-    tile: Tile,
-    machine: Machine,
-    outer: list[Any],
-    x_tile: Any,
-) -> tuple[list[Any], list[Any]]:
-    """Split rows into blocks whose data fit L2; return the loops outside and inside of a task."""
-    info = work.info
-    in_weights = axes_of(info, work.weights.indices)
-    rows = [i for i, a in enumerate(work.outer) if a not in in_weights and info.extents[a] > 1]
-    line = 4 * work.summed * tile.rows  # bytes of data that one tile reads, at most
-    if rows:
-        position = rows[-1]
-        count = extent_of(sch, outer[position])
-        line *= math.ceil(work.rows / tile.rows)
-        others = math.prod(extent_of(sch, loop) for i, loop in enumerate(outer) if i != position)
-        size = _block(count, others, machine, line)
-        blocks, inside = sch.split(outer[position], [None, size])
-        return [*outer[:position], blocks, *outer[position + 1 :]], [inside, x_tile]
-    others = math.prod(extent_of(sch, loop) for loop in outer)
-    size = _block(extent_of(sch, x_tile), others, machine, line)
-    blocks, inside = sch.split(x_tile, [None, size])
-    return [*outer, blocks], [inside]
-
-
-def _block(count: int, others: int, machine: Machine, line_bytes: int) -> int:
-    """Return the largest divisor that leaves enough tasks and fits L2."""
-    best = 1
-    for size in range(1, count + 1):
-        enough = others * (count // size) >= machine.tasks
-        if count % size == 0 and enough and size * line_bytes <= machine.l2_bytes:
-            best = size
-    return best
-
-
-def _schedule_sum(sch: s_tir.Schedule, total: Any, tile_loop: Any, tile: Tile) -> None:
-    sch.compute_at(total, tile_loop, preserve_unit_loops=True)
+def _schedule_sums(sch: s_tir.Schedule, loops: _Loops, tile: Tile) -> Any:
+    """Schedule the sums of a tile, and of parts if there are any; return the block of products."""
+    total = sch.get_sblock(ACCUMULATE)
+    products = sch.get_producers(total)
+    if not any(sch.get(producer).name_hint == PARTIAL for producer in products):
+        _accumulate(sch, total, loops.tile, tile)
+        return total
+    partial = sch.get_sblock(PARTIAL)
+    axes = move_to(sch, total, loops.panel)
     info = block_info(sch.get(total))
-    loops = sch.get_loops(total)[-len(info.extents) :]
-    spatial, sums = loops[: len(info.spatial())], loops[len(info.spatial()) :]
-    row, column = spatial[-2:]
+    outer = [axes[a] for a in info.spatial()[:-2]]
+    row, column = (axes[a] for a in info.spatial()[-2:])
+    parts = [axes[a] for a in info.reduced()]
+    vector, lane = sch.split(column, [None, tile.lanes])
+    sch.reorder(*parts, *outer, row, vector, lane)
+    sch.unroll(row)
+    sch.unroll(vector)
+    sch.vectorize(lane)
+    _accumulate(sch, partial, outer[-1], tile)
+    start = sch.decompose_reduction(total, parts[0])
+    sch.vectorize(sch.get_loops(start)[-1])
+    return partial
+
+
+def _accumulate(sch: s_tir.Schedule, block: Any, tile_loop: Any, tile: Tile) -> None:
+    """Sum products in registers, at the loop of a tile."""
+    axes = move_to(sch, block, tile_loop)
+    info = block_info(sch.get(block))
+    sums = [axes[a] for a in info.reduced()]
+    row, column = (axes[a] for a in info.spatial()[-2:])
     vector, lane = sch.split(column, [None, tile.lanes])
     sch.reorder(*sums, row, vector, lane)
     sch.unroll(row)
     sch.unroll(vector)
     sch.vectorize(lane)
-    start = sch.decompose_reduction(total, sums[0])
+    start = sch.decompose_reduction(block, sums[0])
     row, vector, lane = sch.get_loops(start)[-3:]
     sch.unroll(row)
     sch.unroll(vector)

@@ -1,9 +1,13 @@
-"""A contraction written as stages of tiles: packed weights, sums of tiles, and the result."""
+"""A contraction written as stages of tiles: packed weights, sums of tiles, and the result.
+
+Long sums are cut into blocks: a part of a sum is accumulated in registers, and the parts of a tile
+are added up in a second stage.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +17,20 @@ from .access import Access, BlockInfo
 from .contraction_match import Contraction, axes_of
 from .rewrite import nest_of, replace_loads, substitute
 
-ACCUMULATE, PACK, EPILOGUE = "contraction_sum", "contraction_pack", "contraction_epilogue"
+ACCUMULATE, PARTIAL = "contraction_sum", "contraction_partial"
+PACK, EPILOGUE = "contraction_pack", "contraction_epilogue"
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Register tile: ``rows`` of x by ``vectors`` of ``lanes`` columns; weights packed or not."""
+    """What is accumulated in registers.
+
+    Attributes
+    ----------
+    rows : of x.
+    vectors, lanes : vectors of so many columns.
+    packed : whether weights are packed into panels in the order in which they are used.
+    """
 
     rows: int
     vectors: int
@@ -31,10 +43,14 @@ class Tile:
         return self.vectors * self.lanes
 
 
-def tiled_sums(work: Contraction, tile: Tile) -> tirx.PrimFunc:
-    """Return the contraction as stages: weights in panels, sums in tiles, result."""
+def tiled_sums(work: Contraction, tile: Tile, block: Mapping[int, int]) -> tirx.PrimFunc:
+    """Return the contraction as stages: weights in panels, parts of sums, sums in tiles.
+
+    ``block`` maps each summed axis to how much of it a part of a sum has, a divisor of its extent;
+    there are no parts if that is all of them.
+    """
     info = work.info
-    index = str(info.variables[0].ty.dtype)
+    index = _index_type(work)
     panels = math.ceil(work.columns / tile.columns)
     data = _placeholder("data", work.data)
     weights = _placeholder("weights", work.weights)
@@ -50,16 +66,20 @@ def tiled_sums(work: Contraction, tile: Tile) -> tirx.PrimFunc:
 
     packed_outer = [a for a in work.outer if a in axes_of(info, work.weights.indices)]
     reduced = list(info.reduced())
+    blocked = [a for a in reduced if block[a] < info.extents[a]]
+
+    def summed(parts: Sequence[Any], places: Sequence[Any]) -> dict[Any, Any]:
+        """Map the variables of the summed axes to places in parts."""
+        start = {a: p * const(block[a]) for a, p in zip(blocked, parts, strict=True)}
+        pairs = zip(reduced, places, strict=True)
+        return {info.variables[a]: start[a] + p if a in start else p for a, p in pairs}
 
     def pack(*axes: Any) -> Any:
-        outers, (group, panel), rest = (
-            axes[: len(packed_outer)],
-            axes[len(packed_outer) : len(packed_outer) + 2],
-            axes[len(packed_outer) + 2 :],
-        )
+        count = len(packed_outer)
+        outers, (group, panel), rest = axes[:count], axes[count : count + 2], axes[count + 2 :]
         lane = rest[-1]
         values = dict(zip(_variables(info, packed_outer), outers, strict=True))
-        values.update(zip(_variables(info, reduced), rest[:-1], strict=True))
+        values.update(summed(rest[: len(blocked)], rest[len(blocked) : -1]))
         values[info.variables[work.f]] = column(group, panel, lane)
         value = weights(*(substitute(i, values) for i in work.weights.indices))
         if work.columns % tile.columns == 0:
@@ -71,16 +91,18 @@ def tiled_sums(work: Contraction, tile: Tile) -> tirx.PrimFunc:
         *(info.extents[a] for a in packed_outer),
         work.groups,
         panels,
-        *(info.extents[a] for a in reduced),
+        *(info.extents[a] // block[a] for a in blocked),
+        *(block[a] for a in reduced),
         tile.columns,
     ]
     packed = te.compute(shape(packed_shape), pack, name=PACK) if tile.packed else None
-    sums = [te.reduce_axis((const(0), const(info.extents[axis])), f"k{axis}") for axis in reduced]
+    sums = [te.reduce_axis((const(0), const(block[axis])), f"k{axis}") for axis in reduced]
 
-    def total(*axes: Any) -> Any:
+    def part(*axes: Any) -> Any:
+        parts, axes = axes[: len(blocked)], axes[len(blocked) :]
         outers, (x_tile, group, panel, row, lane) = axes[:-5], axes[-5:]
         values = dict(zip(_variables(info, work.outer), outers, strict=True))
-        values.update(zip(_variables(info, reduced), (axis.var for axis in sums), strict=True))
+        values.update(summed(parts, [axis.var for axis in sums]))
         if work.x is not None:
             place = x_tile * const(tile.rows) + row
             last = const(work.rows - 1)
@@ -93,13 +115,21 @@ def tiled_sums(work: Contraction, tile: Tile) -> tirx.PrimFunc:
         if packed is not None:
             place_of = dict(zip(work.outer, outers, strict=True))
             chosen = [place_of[a] for a in packed_outer]
-            weight = packed(*chosen, group, panel, *sums, lane)
+            weight = packed(*chosen, group, panel, *parts, *sums, lane)
         else:
             values[info.variables[work.f]] = column(group, panel, lane)
             weight = weights(*(substitute(i, values) for i in work.weights.indices))
         return te.sum(operand * weight, axis=sums)
 
-    accumulated = te.compute(sum_shape(work, tile), total, name=ACCUMULATE)
+    if not blocked:
+        accumulated = te.compute(sum_shape(work, tile), part, name=ACCUMULATE)
+        return te.create_prim_func([data, weights, accumulated])
+    counts = [info.extents[a] // block[a] for a in blocked]
+    partial = te.compute([*shape(counts), *sum_shape(work, tile)], part, name=PARTIAL)
+    parts = [te.reduce_axis((const(0), const(count)), f"part{i}") for i, count in enumerate(counts)]
+    accumulated = te.compute(
+        sum_shape(work, tile), lambda *axes: te.sum(partial(*parts, *axes), parts), name=ACCUMULATE
+    )
     return te.create_prim_func([data, weights, accumulated])
 
 

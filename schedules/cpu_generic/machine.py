@@ -9,6 +9,9 @@ import tvm.target
 # Vector registers by float32 lanes: AVX-512 has 32, AVX2 16, NEON 32.
 _REGISTERS = {16: 32, 8: 16, 4: 32}
 
+# Two thirds of the smallest L2 cache by float32 lanes: 1 MB with AVX-512, otherwise 512 KB.
+_L2_BYTES = {16: 680 * 1024, 8: 320 * 1024, 4: 320 * 1024}
+
 # Every 64-bit CPU has vectors of 128 bits; a target that is none of ours gets no more than that.
 _LANES_OF_UNKNOWN = 4
 
@@ -30,6 +33,7 @@ class Machine:
     lanes: int
     registers: int
     l1_bytes: int = 20 * 1024
+    panel_bytes: int = int(__import__("os").environ.get("PB", 48)) * 1024
     l2_bytes: int = 320 * 1024
     tasks: int = 16
     parallel_elements: int = 32 * 1024
@@ -45,4 +49,4 @@ def machine_of(target: tvm.target.Target) -> Machine:
         lanes = record_of(target).vector_lanes
     except UnknownTargetError:
         lanes = _LANES_OF_UNKNOWN
-    return Machine(lanes=lanes, registers=_REGISTERS[lanes])
+    return Machine(lanes=lanes, registers=_REGISTERS[lanes], l2_bytes=_L2_BYTES[lanes])
