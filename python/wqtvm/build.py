@@ -20,6 +20,7 @@ from .runtime.specs import check_inputs, is_torch
 from .target import TargetRecord, lookup, usable_cpus
 from .transform import pipeline
 from .transform.externalize_constants import externalize_constants
+from .transform.pack_weights import evaluate_packing
 
 if TYPE_CHECKING:
     import torch
@@ -132,6 +133,7 @@ def build_module(
     target = tvm.target.Target(record.config(num_cores=usable_cpus()))
     with target:
         scheduled = pipeline.optimize(lowered, record)
+        scheduled, params = evaluate_packing(scheduled, params)
         report("build", 1, 3)
         finished = pipeline.finish(scheduled)
     report("build", 2, 3)

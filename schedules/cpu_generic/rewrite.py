@@ -67,13 +67,13 @@ def replace_stage(
     for stage, nest in stages(function):
         nests.extend(new if stage == name else [nest])
     alloc = [*function.body.block.alloc_buffers, *replacement.body.block.alloc_buffers, *allocated]
-    return _with_root(function, nests, alloc)
+    return with_stages(function, nests, alloc)
 
 
 def replace_nest(function: tirx.PrimFunc, name: str, nest: Any) -> tirx.PrimFunc:
     """Return the function with the loop nest of the stage ``name`` replaced."""
     nests = [nest if stage == name else old for stage, old in stages(function)]
-    return _with_root(function, nests, function.body.block.alloc_buffers)
+    return with_stages(function, nests, function.body.block.alloc_buffers)
 
 
 def insert_stage(function: tirx.PrimFunc, after: str, nest: Any) -> tirx.PrimFunc:
@@ -81,7 +81,7 @@ def insert_stage(function: tirx.PrimFunc, after: str, nest: Any) -> tirx.PrimFun
     nests: list[Any] = []
     for stage, old in stages(function):
         nests.extend([old, nest] if stage == after else [old])
-    return _with_root(function, nests, function.body.block.alloc_buffers)
+    return with_stages(function, nests, function.body.block.alloc_buffers)
 
 
 def insert_stage_before(
@@ -91,7 +91,7 @@ def insert_stage_before(
     nests: list[Any] = []
     for stage, old in stages(function):
         nests.extend([nest, old] if stage == before else [old])
-    return _with_root(function, nests, [*function.body.block.alloc_buffers, buffer])
+    return with_stages(function, nests, [*function.body.block.alloc_buffers, buffer])
 
 
 def replace_nodes(function: tirx.PrimFunc, name: str, old: Any, new: Any) -> tirx.PrimFunc:
@@ -110,7 +110,7 @@ def replace_nodes(function: tirx.PrimFunc, name: str, old: Any, new: Any) -> tir
 
 def with_buffers(function: tirx.PrimFunc, buffers: Sequence[Any]) -> tirx.PrimFunc:
     """Return the function that allocates these buffers."""
-    return _with_root(function, [nest for _, nest in stages(function)], buffers)
+    return with_stages(function, [nest for _, nest in stages(function)], buffers)
 
 
 def with_body(block: SBlock, body: Any) -> SBlock:
@@ -172,7 +172,8 @@ def _buffers(body: Any) -> dict[Any, Any]:
     return found
 
 
-def _with_root(function: tirx.PrimFunc, nests: Sequence[Any], alloc: Sequence[Any]) -> Any:
+def with_stages(function: tirx.PrimFunc, nests: Sequence[Any], alloc: Sequence[Any]) -> Any:
+    """Return the function with these loop nests and buffers instead of its own."""
     root = function.body.block
     body = nests[0] if len(nests) == 1 else tirx.SeqStmt(list(nests))
     block = SBlock([], [], [], root.name_hint, body, None, list(alloc), [], root.annotations)

@@ -22,6 +22,7 @@ from .fold_channel_scales import fold_channel_scales
 from .fold_layout_constants import fold_layout_constants
 from .legalize_operators import LEGALIZATIONS
 from .lower_convolutions import Progress, lower_convolutions
+from .pack_weights import evaluate_packing, lift_packing, mark_constants
 from .plan_convolutions import plan_convolutions
 from .schedule_operators import schedule_operators
 from .schedule_remainder import schedule_remainder
@@ -58,9 +59,10 @@ def optimize(module: ir.IRModule, record: TargetRecord) -> ir.IRModule:
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
+        mark_constants,
     ]
     fused = transform.Sequential(passes)(module)
-    return schedule_remainder(schedule_operators(fused, record), record)
+    return lift_packing(schedule_remainder(schedule_operators(fused, record), record))
 
 
 def finish(module: ir.IRModule) -> ir.IRModule:
@@ -89,4 +91,4 @@ def run_all(module: ir.IRModule) -> ir.IRModule:
     plan = plan_convolutions(prepared, WinogradConfig())
     lowered = quantize(prepared, plan, record, usable_cpus())
     with current:
-        return finish(optimize(lowered, record))
+        return finish(evaluate_packing(optimize(lowered, record), {})[0])
