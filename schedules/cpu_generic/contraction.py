@@ -26,13 +26,14 @@ import tvm.target
 from tvm import s_tir, tirx
 
 from .access import BlockInfo, NotAnalysableError, block_info
-from .contraction_blocks import Rows, choose_parts, choose_rows, choose_tile
+from .contraction_blocks import choose_blocks
 from .contraction_match import Contraction, match_contraction
 from .contraction_stages import (
     ACCUMULATE,
     EPILOGUE,
     PACK,
     PARTIAL,
+    Rows,
     Tile,
     sum_shape,
     tiled_epilogue,
@@ -75,28 +76,27 @@ def schedule_contraction(
 
     Returns the schedule and the names of the stages that are still to be scheduled.
     """
-    tile = choose_tile(work, machine, _is_constant(function, work.weights.buffer))
-    block = choose_parts(work, tile, machine)
+    blocks = choose_blocks(work, machine, _is_constant(function, work.weights.buffer))
+    tile, rows = blocks.tile, blocks.rows
     epilogue = _epilogue_info(function, name, work)
-    sums = tirx.decl_buffer(sum_shape(work, tile), "float32", name=ACCUMULATE)
+    sums = tirx.decl_buffer(sum_shape(work, blocks), "float32", name=ACCUMULATE)
     written = work.info.writes[0].buffer
     rebuilt = replace_stage(
         function,
         name,
-        tiled_sums(work, tile, block),
+        tiled_sums(work, blocks),
         [work.data.buffer, work.weights.buffer, sums],
         [sums],
     )
     if epilogue is None:
-        copy = tiled_epilogue(work, tile, sums, None)
+        copy = tiled_epilogue(work, blocks, sums, None)
         rebuilt = insert_stage(rebuilt, ACCUMULATE, copy)
     else:
-        rebuilt = replace_nest(rebuilt, epilogue.name, tiled_epilogue(work, tile, sums, epilogue))
+        rebuilt = replace_nest(rebuilt, epilogue.name, tiled_epilogue(work, blocks, sums, epilogue))
         kept = [b for b in rebuilt.body.block.alloc_buffers if not b.same_as(written)]
         rebuilt = with_buffers(rebuilt, kept)
     sch = s_tir.Schedule(rebuilt)
     names = stage_names(sch)
-    rows = choose_rows(work, tile, machine)
     loops = _tile_loops(sch, work, tile, rows, machine)
     sums_of_tile = _schedule_sums(sch, loops, tile)
     done = {ACCUMULATE, PARTIAL, EPILOGUE, PACK}

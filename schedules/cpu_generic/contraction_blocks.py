@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-
 from .access import evaluate
 from .contraction_match import Contraction, axes_of
-from .contraction_stages import Tile
+from .contraction_stages import Blocks, Rows, Tile
 from .machine import Machine
 
 # A core has two FMA units with a latency of four cycles, which takes eight sums in flight.
@@ -18,42 +16,34 @@ _CHAINS = 8
 _WEIGHT_CYCLES = 0.3
 _DATA_CYCLES = 0.1
 _PACKING_CYCLES = 1.5
-# Weights that are read in place, a row of columns far behind the other, cost a page walk a row
-# where there are more pages than the buffer of translations has entries.
-_PAGE_BYTES = 4096
-_PAGES = 64
-_WALK_CYCLES = 6.0
+# Weights that are read in place, each row of columns this far behind the other, cost translations of
+# addresses, and push each other out of the cache.
+_APART_BYTES = 1024
+_APART_CYCLES = 3.0
 
 # Fewer rows than this do not pay for packing the weights.
 _ROWS_WORTH_PACKING = 16
 _SHORTEST_VECTOR = 4
 
-# A part of a sum shorter than this does not pay for adding it to the others.
-_SHORTEST_PART = 96
+# Of L2, what a panel of weights may take that is used for all rows of a task.
+_PANEL_SHARE = 0.5
+# Loops shorter than this do not pay for themselves.
 _SHORTEST_RUN = 16
+# Rows that may be computed in vain, of all.
+_IN_VAIN = 1 / 16
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a task.
-
-    Attributes
-    ----------
-    axis : the outer axis that is cut into blocks, None if the tiles of x are.
-    count : of that axis or of tiles of x in a task.
-    tasks : into which the rows of the whole contraction are cut.
-    """
-
-    axis: int | None
-    count: int
-    tasks: int
-
-
-def choose_tile(work: Contraction, machine: Machine, constant: bool) -> Tile:
-    """Return the register tile that costs the fewest cycles by a simple model of a core.
+def choose_blocks(work: Contraction, machine: Machine, constant: bool) -> Blocks:
+    """Return what of a contraction is computed together.
 
     ``constant`` weights are packed before the network runs, which costs nothing.
     """
+    tile = _tile(work, machine, constant)
+    return Blocks(tile, _part(work, tile, machine), _rows(work, tile, machine))
+
+
+def _tile(work: Contraction, machine: Machine, constant: bool) -> Tile:
+    """Return the register tile that costs the fewest cycles by a simple model of a core."""
     strides = work.weights.strides
     contiguous = strides is not None and strides[work.f] == 1
     passes = math.prod(work.info.extents[a] for a in work.outer) * work.rows
@@ -67,70 +57,49 @@ def choose_tile(work: Contraction, machine: Machine, constant: bool) -> Tile:
     candidates = [
         Tile(rows, vectors, lanes, packed)
         for packed in (False, True)
-        for vectors in (1, 2, 3, 4, 6, 8)
+        for vectors in (1, 2, 3, 4, 5, 6, 7, 8)
         for rows in range(1, machine.registers)
         if rows * vectors + vectors + 1 < machine.registers
         and (packed or (contiguous and work.columns % (vectors * lanes) == 0))
     ]
-    walk = _WALK_CYCLES * _page_share(work) if contiguous else 0.0
+    apart = _APART_CYCLES * _distance(work) if contiguous else 0.0
 
     def cycles(tile: Tile) -> tuple[float, int]:
         tiles = math.ceil(work.rows / tile.rows) * math.ceil(work.columns / tile.columns)
         products = max(tile.rows * tile.vectors, _CHAINS) / _UNITS
         step = products + _WEIGHT_CYCLES * tile.vectors + _DATA_CYCLES * tile.rows
         if not tile.packed:
-            return tiles * (step + walk), -tile.columns
+            return tiles * (step + apart), -tile.columns
         packing = 0 if constant else _PACKING_CYCLES * work.columns / lanes * work.rows / passes
         return tiles * step + packing, -tile.columns
 
     return min(candidates, key=cycles)
 
 
-def _page_share(work: Contraction) -> float:
-    """Return how many pages a step along the sums takes, 0 where all stay translated."""
+def _distance(work: Contraction) -> float:
+    """Return how far from each other weights are that are used one after the other, 1 if far."""
     strides = work.weights.strides
     assert strides is not None
     step = 4 * min((abs(strides[a]) for a in work.info.reduced() if strides[a]), default=0)
-    return min(1.0, step / _PAGE_BYTES) if work.summed * step > _PAGES * _PAGE_BYTES else 0.0
+    return min(1.0, step / _APART_BYTES)
 
 
-def choose_parts(work: Contraction, tile: Tile, machine: Machine) -> dict[int, int]:
-    """Return how much of each summed axis a part of a sum has, such that its panel fits a cache."""
+def _part(work: Contraction, tile: Tile, machine: Machine) -> dict[int, int]:
+    """Return how much of each summed axis a part of a sum has, so that its panel stays in L2."""
     extents = work.info.extents
-    reduced = list(work.info.reduced())
-    whole = {axis: extents[axis] for axis in reduced}
-    if work.weights.strides is None:
-        return whole
-    most = machine.panel_bytes // (4 * tile.columns)
-    if work.summed <= most + most // 2:
-        return whole
-    # Along the longest axis data are contiguous, so that a part touches few cache lines.
-    longest = max(reduced, key=lambda axis: extents[axis])
-    others = work.summed // extents[longest]
-    parts = [
-        n
-        for n in range(1, extents[longest] + 1)
-        if extents[longest] % n == 0 and n * others <= most and n >= _SHORTEST_RUN
-    ]
-    if parts and parts[-1] * others >= _SHORTEST_PART:
-        return {**whole, longest: parts[-1]}
-    # Taps one after the other.
-    result = dict(whole)
-    for axis in reduced:
-        if axis != longest and math.prod(result.values()) > most:
-            result[axis] = 1
-    others = math.prod(n for axis, n in result.items() if axis != longest)
-    parts = [
-        n
-        for n in range(1, extents[longest] + 1)
-        if extents[longest] % n == 0 and n * others <= most
-    ]
-    if parts and parts[-1] * others >= _SHORTEST_PART:
-        result[longest] = parts[-1]
-    return result
+    part = {axis: extents[axis] for axis in work.info.reduced()}
+    most = int(_PANEL_SHARE * machine.l2_bytes) // (4 * tile.columns)
+    # The longest axis first: along it data are contiguous, and whole taps stay together.
+    for axis in sorted(part, key=lambda axis: -extents[axis]):
+        others = math.prod(part.values()) // part[axis]
+        if part[axis] * others > most:
+            shortest = min(extents[axis], _SHORTEST_RUN)
+            divisors = [n for n in range(shortest, extents[axis] + 1) if extents[axis] % n == 0]
+            part[axis] = max((n for n in divisors if n * others <= most), default=divisors[0])
+    return part
 
 
-def choose_rows(work: Contraction, tile: Tile, machine: Machine) -> Rows:
+def _rows(work: Contraction, tile: Tile, machine: Machine) -> Rows:
     """Return the rows of a task that move the fewest bytes between L2 and what is behind it.
 
     While the panels of weights stream past, the data of a task stay in L2, if they fit.
@@ -145,16 +114,18 @@ def choose_rows(work: Contraction, tile: Tile, machine: Machine) -> Rows:
     weights = 4 * work.summed * panels * tile.columns
 
     def cost(count: int) -> tuple[bool, int, int]:
-        blocks = whole // count
+        blocks = -(-whole // count)
         data = _data_bytes(work, axis, count if axis is not None else count * tile.rows)
         stays = weights + data <= machine.l2_bytes
         moved = weights if stays else blocks * weights
         moved += blocks * data * (1 if stays or 2 * data <= machine.l2_bytes else panels)
-        return others * blocks * panels < machine.tasks, moved, count
+        return others * blocks * panels < machine.tasks, moved, -count
 
-    counts = [count for count in range(1, whole + 1) if whole % count == 0]
+    counts = [n for n in range(1, whole + 1) if -whole % n <= (_IN_VAIN * whole if axis is None else 0)]
     best = min(counts, key=cost)
-    return Rows(axis, best, others * (whole // best))
+    blocks = -(-whole // best)
+    x_tiles = blocks * best if axis is None else math.ceil(work.rows / tile.rows)
+    return Rows(axis, best, x_tiles, others * blocks)
 
 
 def _data_bytes(work: Contraction, axis: int | None, count: int) -> int:

@@ -43,13 +43,46 @@ class Tile:
         return self.vectors * self.lanes
 
 
-def tiled_sums(work: Contraction, tile: Tile, block: Mapping[int, int]) -> tirx.PrimFunc:
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a task.
+
+    Attributes
+    ----------
+    axis : the outer axis that is cut into blocks, None if the tiles of x are.
+    count : of that axis, or of tiles of x, in a task.
+    x_tiles : tiles of x, the last of which may lie outside.
+    tasks : into which the rows of the whole contraction are cut.
+    """
+
+    axis: int | None
+    count: int
+    x_tiles: int
+    tasks: int
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What of a contraction is computed together.
+
+    Attributes
+    ----------
+    tile : in registers.
+    part : of each summed axis, so much is summed in registers at once: a divisor of its extent.
+    rows : in a task.
+    """
+
+    tile: Tile
+    part: Mapping[int, int]
+    rows: Rows
+
+
+def tiled_sums(work: Contraction, blocks: Blocks) -> tirx.PrimFunc:
     """Return the contraction as stages: weights in panels, parts of sums, sums in tiles.
 
-    ``block`` maps each summed axis to how much of it a part of a sum has, a divisor of its extent;
-    there are no parts if that is all of them.
+    There are no parts if one has the whole sum.
     """
-    info = work.info
+    info, tile, block = work.info, blocks.tile, blocks.part
     index = _index_type(work)
     panels = math.ceil(work.columns / tile.columns)
     data = _placeholder("data", work.data)
@@ -107,7 +140,7 @@ def tiled_sums(work: Contraction, tile: Tile, block: Mapping[int, int]) -> tirx.
             place = x_tile * const(tile.rows) + row
             last = const(work.rows - 1)
             values[info.variables[work.x]] = (
-                tirx.min(place, last) if work.rows % tile.rows else place
+                tirx.min(place, last) if _overhang(work, blocks) else place
             )
         # A panel lies in one group, so its first column stands for all where data are chosen.
         values[info.variables[work.f]] = group * const(work.columns)
@@ -122,13 +155,13 @@ def tiled_sums(work: Contraction, tile: Tile, block: Mapping[int, int]) -> tirx.
         return te.sum(operand * weight, axis=sums)
 
     if not blocked:
-        accumulated = te.compute(sum_shape(work, tile), part, name=ACCUMULATE)
+        accumulated = te.compute(sum_shape(work, blocks), part, name=ACCUMULATE)
         return te.create_prim_func([data, weights, accumulated])
     counts = [info.extents[a] // block[a] for a in blocked]
-    partial = te.compute([*shape(counts), *sum_shape(work, tile)], part, name=PARTIAL)
+    partial = te.compute([*shape(counts), *sum_shape(work, blocks)], part, name=PARTIAL)
     parts = [te.reduce_axis((const(0), const(count)), f"part{i}") for i, count in enumerate(counts)]
     accumulated = te.compute(
-        sum_shape(work, tile), lambda *axes: te.sum(partial(*parts, *axes), parts), name=ACCUMULATE
+        sum_shape(work, blocks), lambda *axes: te.sum(partial(*parts, *axes), parts), name=ACCUMULATE
     )
     return te.create_prim_func([data, weights, accumulated])
 
@@ -141,30 +174,37 @@ def _variables(info: BlockInfo, axes: Sequence[int]) -> list[Any]:
     return [info.variables[axis] for axis in axes]
 
 
-def sum_shape(work: Contraction, tile: Tile) -> list[Any]:
+def sum_shape(work: Contraction, blocks: Blocks) -> list[Any]:
     """Shape of the sums: outer axes, tile of x, group, panel, row, column."""
     extents = [
         *(work.info.extents[axis] for axis in work.outer),
-        math.ceil(work.rows / tile.rows),
+        blocks.rows.x_tiles,
         work.groups,
-        math.ceil(work.columns / tile.columns),
-        tile.rows,
-        tile.columns,
+        math.ceil(work.columns / blocks.tile.columns),
+        blocks.tile.rows,
+        blocks.tile.columns,
     ]
     return [tirx.const(extent, _index_type(work)) for extent in extents]
+
+
+def _overhang(work: Contraction, blocks: Blocks) -> bool:
+    """Say whether tiles of x reach beyond its end."""
+    return blocks.rows.x_tiles * blocks.tile.rows > work.rows
 
 
 def _index_type(work: Contraction) -> str:
     return str(work.info.variables[0].ty.dtype)
 
 
-def tiled_epilogue(work: Contraction, tile: Tile, sums: Any, epilogue: BlockInfo | None) -> Any:
+def tiled_epilogue(
+    work: Contraction, blocks: Blocks, sums: Any, epilogue: BlockInfo | None
+) -> Any:
     """Return a stage that takes the sums tile by tile and writes what lies inside the result.
 
     Its loops are: outer axes, tile of x, group, panel, row, vector and lane (or lane alone, if
     vectors straddle the edge of the result).
     """
-    index = _index_type(work)
+    index, tile = _index_type(work), blocks.tile
     whole_vectors = work.columns % tile.lanes == 0
     names = [
         *(f"o{axis}" for axis in work.outer),
@@ -174,7 +214,7 @@ def tiled_epilogue(work: Contraction, tile: Tile, sums: Any, epilogue: BlockInfo
         "row",
         *(("vector", "lane") if whole_vectors else ("lane",)),
     ]
-    extents = [int(extent) for extent in sum_shape(work, tile)]
+    extents = [int(extent) for extent in sum_shape(work, blocks)]
     if whole_vectors:
         extents[-1:] = [tile.vectors, tile.lanes]
     variables = [tirx.Var(name, index) for name in names]
@@ -189,7 +229,7 @@ def tiled_epilogue(work: Contraction, tile: Tile, sums: Any, epilogue: BlockInfo
     if work.x is not None:
         places[work.x] = x
     guards = []
-    if work.rows % tile.rows:
+    if _overhang(work, blocks):
         guards.append(x < work.rows)
     if work.columns % tile.columns:
         guards.append(

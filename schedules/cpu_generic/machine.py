@@ -33,7 +33,6 @@ class Machine:
     lanes: int
     registers: int
     l1_bytes: int = 20 * 1024
-    panel_bytes: int = int(__import__("os").environ.get("PB", 48)) * 1024
     l2_bytes: int = 320 * 1024
     tasks: int = 16
     parallel_elements: int = 32 * 1024
