@@ -31,6 +31,7 @@ _PANEL_SHARE = 0.5
 _SHORTEST_RUN = 16
 # Rows that may be computed in vain, of all.
 _IN_VAIN = 1 / 16
+_AS_GOOD = 1.05
 
 
 def choose_blocks(work: Contraction, machine: Machine, constant: bool) -> Blocks:
@@ -113,19 +114,23 @@ def _rows(work: Contraction, tile: Tile, machine: Machine) -> Rows:
     panels = work.groups * math.ceil(work.columns / tile.columns)
     weights = 4 * work.summed * panels * tile.columns
 
-    def cost(count: int) -> tuple[bool, int, int]:
+    def moved(count: int) -> int:
         blocks = -(-whole // count)
         data = _data_bytes(work, axis, count if axis is not None else count * tile.rows)
         stays = weights + data <= machine.l2_bytes
-        moved = weights if stays else blocks * weights
-        moved += blocks * data * (1 if stays or 2 * data <= machine.l2_bytes else panels)
-        return others * blocks * panels < machine.tasks, moved, -count
+        weights_moved = weights if stays else blocks * weights
+        return weights_moved + blocks * data * (1 if stays or 2 * data <= machine.l2_bytes else panels)
 
-    counts = [n for n in range(1, whole + 1) if -whole % n <= (_IN_VAIN * whole if axis is None else 0)]
-    best = min(counts, key=cost)
-    blocks = -(-whole // best)
-    x_tiles = blocks * best if axis is None else math.ceil(work.rows / tile.rows)
-    return Rows(axis, best, x_tiles, others * blocks)
+    def enough(count: int) -> bool:
+        return others * -(-whole // count) * panels >= machine.tasks
+
+    in_vain = _IN_VAIN * whole if axis is None else 0
+    counts = [n for n in range(1, whole + 1) if -whole % n <= in_vain]
+    counts = [n for n in counts if enough(n)] or counts[:1]
+    # Of those about as good, the fewest rows: their results are written one after the other.
+    best = min(n for n in counts if moved(n) <= _AS_GOOD * min(map(moved, counts)))
+    x_tiles = best * -(-whole // best) if axis is None else math.ceil(work.rows / tile.rows)
+    return Rows(axis, best, x_tiles, others * -(-whole // best))
 
 
 def _data_bytes(work: Contraction, axis: int | None, count: int) -> int:
