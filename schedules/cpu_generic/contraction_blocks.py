@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 from .access import evaluate
 from .contraction_match import Contraction, axes_of
 from .contraction_stages import Blocks, Rows, Tile
@@ -16,7 +17,7 @@ _CHAINS = 8
 _WEIGHT_CYCLES = 0.3
 _DATA_CYCLES = 0.1
 _PACKING_CYCLES = 1.5
-# Weights that are read in place, each row of columns this far behind the other, cost translations of
+# Weights that are read in place, each row of columns so far behind the other, cost translations of
 # addresses, and push each other out of the cache.
 _APART_BYTES = 1024
 _APART_CYCLES = 3.0
@@ -118,8 +119,8 @@ def _rows(work: Contraction, tile: Tile, machine: Machine) -> Rows:
         blocks = -(-whole // count)
         data = _data_bytes(work, axis, count if axis is not None else count * tile.rows)
         stays = weights + data <= machine.l2_bytes
-        weights_moved = weights if stays else blocks * weights
-        return weights_moved + blocks * data * (1 if stays or 2 * data <= machine.l2_bytes else panels)
+        again = 1 if stays or 2 * data <= machine.l2_bytes else panels
+        return (weights if stays else blocks * weights) + blocks * data * again
 
     def enough(count: int) -> bool:
         return others * -(-whole // count) * panels >= machine.tasks
@@ -136,7 +137,8 @@ def _rows(work: Contraction, tile: Tile, machine: Machine) -> Rows:
 def _data_bytes(work: Contraction, axis: int | None, count: int) -> int:
     """Return the bytes of data that so many places along an axis (None: x) read."""
     info = work.info
-    extents = {work.x: work.rows, **{a: info.extents[a] for a in info.reduced()}}
+    extents: dict[int | None, int] = {a: info.extents[a] for a in info.reduced()}
+    extents[work.x] = work.rows
     extents[work.x if axis is None else axis] = min(count, work.rows if axis is None else count)
     zero = dict.fromkeys(info.variables, 0)
     elements = 1

@@ -161,7 +161,9 @@ def tiled_sums(work: Contraction, blocks: Blocks) -> tirx.PrimFunc:
     partial = te.compute([*shape(counts), *sum_shape(work, blocks)], part, name=PARTIAL)
     parts = [te.reduce_axis((const(0), const(count)), f"part{i}") for i, count in enumerate(counts)]
     accumulated = te.compute(
-        sum_shape(work, blocks), lambda *axes: te.sum(partial(*parts, *axes), parts), name=ACCUMULATE
+        sum_shape(work, blocks),
+        lambda *axes: te.sum(partial(*parts, *axes), parts),
+        name=ACCUMULATE,
     )
     return te.create_prim_func([data, weights, accumulated])
 
@@ -196,9 +198,7 @@ def _index_type(work: Contraction) -> str:
     return str(work.info.variables[0].ty.dtype)
 
 
-def tiled_epilogue(
-    work: Contraction, blocks: Blocks, sums: Any, epilogue: BlockInfo | None
-) -> Any:
+def tiled_epilogue(work: Contraction, blocks: Blocks, sums: Any, epilogue: BlockInfo | None) -> Any:
     """Return a stage that takes the sums tile by tile and writes what lies inside the result.
 
     Its loops are: outer axes, tile of x, group, panel, row, vector and lane (or lane alone, if

@@ -179,9 +179,7 @@ def _apart(function: tirx.PrimFunc) -> _Apart | None:
     rest = with_stages(function, others, kept).without_attr(CONSTANTS)
     params = list(function.params)
     params[read[0]] = packed
-    return _Apart(
-        read[0], packing, tirx.PrimFunc(params, rest.body, rest.ret_type, rest.attrs)
-    )
+    return _Apart(read[0], packing, tirx.PrimFunc(params, rest.body, rest.ret_type, rest.attrs))
 
 
 def _uses(statement: Any, buffer: Any) -> bool:
