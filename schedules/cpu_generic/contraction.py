@@ -170,6 +170,10 @@ def _schedule_sums(sch: s_tir.Schedule, loops: _Loops, tile: Tile) -> Any:
         _accumulate(sch, total, loops.tile, tile)
         return total
     partial = sch.get_sblock(PARTIAL)
+    if tile.summed is not None:
+        move_to(sch, total, loops.tile)
+        _accumulate(sch, partial, loops.tile, tile)
+        return partial
     axes = move_to(sch, total, loops.panel)
     info = block_info(sch.get(total))
     outer = [axes[a] for a in info.spatial()[:-2]]

@@ -17,6 +17,7 @@ _CHAINS = 8
 _WEIGHT_CYCLES = 0.3
 _DATA_CYCLES = 0.1
 _PACKING_CYCLES = 1.5
+_LANE_CYCLES = 1.5  # to add one lane to its sum
 # Weights that are read in place, each row of columns so far behind the other, cost translations of
 # addresses, and push each other out of the cache.
 _APART_BYTES = 1024
@@ -41,7 +42,10 @@ def choose_blocks(work: Contraction, machine: Machine, constant: bool) -> Blocks
     ``constant`` weights are packed before the network runs, which costs nothing.
     """
     tile = _tile(work, machine, constant)
-    return Blocks(tile, _part(work, tile, machine), _rows(work, tile, machine))
+    part = {axis: work.info.extents[axis] for axis in work.info.reduced()}
+    if tile.summed is None:
+        part = _part(work, tile, machine)
+    return Blocks(tile, part, _rows(work, tile, machine))
 
 
 def _tile(work: Contraction, machine: Machine, constant: bool) -> Tile:
@@ -64,18 +68,34 @@ def _tile(work: Contraction, machine: Machine, constant: bool) -> Tile:
         if rows * vectors + vectors + 1 < machine.registers
         and (packed or (contiguous and work.columns % (vectors * lanes) == 0))
     ]
+    if not few:
+        candidates += _tiles_of_few_columns(work, machine)
     apart = _APART_CYCLES * _distance(work) if contiguous else 0.0
 
     def cycles(tile: Tile) -> tuple[float, int]:
         tiles = math.ceil(work.rows / tile.rows) * math.ceil(work.columns / tile.columns)
         products = max(tile.rows * tile.vectors, _CHAINS) / _UNITS
         step = products + _WEIGHT_CYCLES * tile.vectors + _DATA_CYCLES * tile.rows
+        if tile.summed is not None:
+            sums = _LANE_CYCLES * tile.rows * tile.vectors * tile.lanes
+            step = (step + sums * tile.lanes / work.summed) / tile.lanes
         if not tile.packed:
             return tiles * (step + apart), -tile.columns
         packing = 0 if constant else _PACKING_CYCLES * work.columns / lanes * work.rows / passes
         return tiles * step + packing, -tile.columns
 
     return min(candidates, key=cycles)
+
+
+def _tiles_of_few_columns(work: Contraction, machine: Machine) -> list[Tile]:
+    """Return tiles whose lanes are neighbours on a summed axis of the data."""
+    strides, lanes = work.data.strides, machine.lanes
+    if strides is None or not work.data.exact or work.columns > lanes // 2 or work.groups > 1:
+        return []
+    extents = work.info.extents
+    axes = [a for a in work.info.reduced() if strides[a] == 1 and extents[a] % lanes == 0]
+    most = (machine.registers - 2 - work.columns) // work.columns
+    return [Tile(rows, work.columns, lanes, True, a) for a in axes for rows in range(1, most + 1)]
 
 
 def _distance(work: Contraction) -> float:

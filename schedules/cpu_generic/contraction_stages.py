@@ -1,7 +1,7 @@
 """A contraction written as stages of tiles: packed weights, sums of tiles, and the result.
 
 Long sums are cut into blocks: a part of a sum is accumulated in registers, and the parts of a tile
-are added up in a second stage.
+are added up in a second stage. Where columns are too few to fill a vector, its lanes are parts.
 """
 
 from __future__ import annotations
@@ -30,16 +30,24 @@ class Tile:
     rows : of x.
     vectors, lanes : vectors of so many columns.
     packed : whether weights are packed into panels in the order in which they are used.
+    summed : a summed axis whose neighbours are lanes, a vector for each column; None: lanes are
+        columns.
     """
 
     rows: int
     vectors: int
     lanes: int
     packed: bool
+    summed: int | None = None
 
     @property
     def columns(self) -> int:
         """Columns of f in a panel."""
+        return self.vectors if self.summed is not None else self.width
+
+    @property
+    def width(self) -> int:
+        """Sums of a row."""
         return self.vectors * self.lanes
 
 
@@ -82,7 +90,8 @@ def tiled_sums(work: Contraction, blocks: Blocks) -> tirx.PrimFunc:
 
     There are no parts if one has the whole sum.
     """
-    info, tile, block = work.info, blocks.tile, blocks.part
+    info, tile = work.info, blocks.tile
+    block = {a: n // tile.lanes if a == tile.summed else n for a, n in blocks.part.items()}
     index = _index_type(work)
     panels = math.ceil(work.columns / tile.columns)
     data = _placeholder("data", work.data)
@@ -95,24 +104,29 @@ def tiled_sums(work: Contraction, blocks: Blocks) -> tirx.PrimFunc:
         return [const(extent) for extent in extents]
 
     def column(group: Any, panel: Any, lane: Any) -> Any:
+        if tile.summed is not None:
+            lane = tirx.floordiv(lane, const(tile.lanes))
         return group * const(work.columns) + panel * const(tile.columns) + lane
 
     packed_outer = [a for a in work.outer if a in axes_of(info, work.weights.indices)]
     reduced = list(info.reduced())
-    blocked = [a for a in reduced if block[a] < info.extents[a]]
+    blocked = [a for a in reduced if blocks.part[a] < info.extents[a]]
 
-    def summed(parts: Sequence[Any], places: Sequence[Any]) -> dict[Any, Any]:
+    def summed(parts: Sequence[Any], places: Sequence[Any], lane: Any) -> dict[Any, Any]:
         """Map the variables of the summed axes to places in parts."""
         start = {a: p * const(block[a]) for a, p in zip(blocked, parts, strict=True)}
-        pairs = zip(reduced, places, strict=True)
-        return {info.variables[a]: start[a] + p if a in start else p for a, p in pairs}
+        found = {a: start[a] + p if a in start else p for a, p in zip(reduced, places, strict=True)}
+        if tile.summed is not None:
+            vector = found[tile.summed] * const(tile.lanes)
+            found[tile.summed] = vector + tirx.floormod(lane, const(tile.lanes))
+        return {info.variables[a]: place for a, place in found.items()}
 
     def pack(*axes: Any) -> Any:
         count = len(packed_outer)
         outers, (group, panel), rest = axes[:count], axes[count : count + 2], axes[count + 2 :]
         lane = rest[-1]
         values = dict(zip(_variables(info, packed_outer), outers, strict=True))
-        values.update(summed(rest[: len(blocked)], rest[len(blocked) : -1]))
+        values.update(summed(rest[: len(blocked)], rest[len(blocked) : -1], lane))
         values[info.variables[work.f]] = column(group, panel, lane)
         value = weights(*(substitute(i, values) for i in work.weights.indices))
         if work.columns % tile.columns == 0:
@@ -126,7 +140,7 @@ def tiled_sums(work: Contraction, blocks: Blocks) -> tirx.PrimFunc:
         panels,
         *(info.extents[a] // block[a] for a in blocked),
         *(block[a] for a in reduced),
-        tile.columns,
+        tile.width,
     ]
     packed = te.compute(shape(packed_shape), pack, name=PACK) if tile.packed else None
     sums = [te.reduce_axis((const(0), const(block[axis])), f"k{axis}") for axis in reduced]
@@ -135,7 +149,7 @@ def tiled_sums(work: Contraction, blocks: Blocks) -> tirx.PrimFunc:
         parts, axes = axes[: len(blocked)], axes[len(blocked) :]
         outers, (x_tile, group, panel, row, lane) = axes[:-5], axes[-5:]
         values = dict(zip(_variables(info, work.outer), outers, strict=True))
-        values.update(summed(parts, [axis.var for axis in sums]))
+        values.update(summed(parts, [axis.var for axis in sums], lane))
         if work.x is not None:
             place = x_tile * const(tile.rows) + row
             last = const(work.rows - 1)
@@ -154,16 +168,24 @@ def tiled_sums(work: Contraction, blocks: Blocks) -> tirx.PrimFunc:
             weight = weights(*(substitute(i, values) for i in work.weights.indices))
         return te.sum(operand * weight, axis=sums)
 
+    tiles = sum_shape(work, blocks)
+    if tile.summed is not None:
+        partial = te.compute([*tiles[:-1], const(tile.width)], part, name=PARTIAL)
+        lanes = te.reduce_axis((const(0), const(tile.lanes)), "lane")
+        accumulated = te.compute(
+            tiles,
+            lambda *axes: te.sum(partial(*axes[:-1], axes[-1] * const(tile.lanes) + lanes), lanes),
+            name=ACCUMULATE,
+        )
+        return te.create_prim_func([data, weights, accumulated])
     if not blocked:
-        accumulated = te.compute(sum_shape(work, blocks), part, name=ACCUMULATE)
+        accumulated = te.compute(tiles, part, name=ACCUMULATE)
         return te.create_prim_func([data, weights, accumulated])
     counts = [info.extents[a] // block[a] for a in blocked]
-    partial = te.compute([*shape(counts), *sum_shape(work, blocks)], part, name=PARTIAL)
+    partial = te.compute([*shape(counts), *tiles], part, name=PARTIAL)
     parts = [te.reduce_axis((const(0), const(count)), f"part{i}") for i, count in enumerate(counts)]
     accumulated = te.compute(
-        sum_shape(work, blocks),
-        lambda *axes: te.sum(partial(*parts, *axes), parts),
-        name=ACCUMULATE,
+        tiles, lambda *axes: te.sum(partial(*parts, *axes), parts), name=ACCUMULATE
     )
     return te.create_prim_func([data, weights, accumulated])
 
