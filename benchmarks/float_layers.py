@@ -1,13 +1,15 @@
 """Time the layers that stay float, one by one, against PyTorch, by 1 and 2 threads.
 
     python benchmarks/float_layers.py [--threads 1 2] [--rounds 9] [--only conv] [--patience 1]
+                                      [--clock wall|cpu]
 
-prints the tables of RESULTS.md. Images are NHWC, as in the networks that wqtvm compiles; PyTorch is
-given the faster of contiguous and channels-last tensors. The floor of a layer is what its
-arithmetic takes at the peak of the cores, or its bytes at the speed of a copy of as many bytes,
-whichever is longer; peak and copies are measured by the same threads. Results are checked. A row
-during which other processes took more than a tenth of a CPU is measured again, as often as
-``--patience`` says, and has an asterisk if it never got quiet.
+prints the tables of RESULTS.md. Images are NHWC and weights constant, as in the networks that wqtvm
+compiles; PyTorch is given the faster of contiguous and channels-last tensors. The floor of a layer
+is what its arithmetic takes at the peak of the cores (``benchmarks.peaks``), or its bytes at the
+speed of a copy of as many bytes by the same threads, whichever is longer. Results are checked. A
+row during which other processes took more than a tenth of a CPU is measured again, as often as
+``--patience`` says, and has an asterisk if it never got quiet. On a busy machine ``--clock cpu``
+counts the time that the process ran, which means something for one thread alone.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import peaks
 import torch
 import torch.nn.functional as F
 import tvm
@@ -31,6 +34,7 @@ import wqtvm
 from wqtvm.demo.demo import same_threads
 from wqtvm.doctor import examine
 from wqtvm.target import lookup, usable_cpus
+from wqtvm.transform.pack_weights import evaluate_packing
 from wqtvm.transform.pipeline import finish, optimize
 from wqtvm.versions import version
 
@@ -45,6 +49,8 @@ PAUSE = 0.22
 # Other processes may take this part of one CPU.
 QUIET = 0.1
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
 Build = Callable[..., relax.Expr]
 Run = Callable[[], Any]
 R, N = relax.op, relax.op.nn
@@ -57,10 +63,11 @@ class Layer:
     Attributes
     ----------
     name : for the table.
-    inputs : PyTorch's tensors, images in NCHW; weights are inputs, too.
+    inputs : PyTorch's tensors, images in NCHW; then weights.
     build : the layer in Relax, images in NHWC and convolution weights in HWIO.
     run : the layer in PyTorch.
     flops : multiplications and additions.
+    constants : the last so many inputs are weights, constant in a compiled network.
     """
 
     name: str
@@ -68,6 +75,7 @@ class Layer:
     build: Build
     run: Callable[..., torch.Tensor]
     flops: float = 0.0
+    constants: int = 0
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -94,7 +102,7 @@ def convolution(
     kind = "depthwise" if groups > 1 else "conv"
     name = f"{kind} {kernel}x{kernel} s{stride}, {channels} to {out}, {size} px"
     places = (size // stride) ** 2
-    return Layer(name, inputs, build, run, 2.0 * places * out * kernel**2 * channels / groups)
+    return Layer(name, inputs, build, run, 2.0 * places * out * kernel**2 * channels / groups, 2)
 
 
 def linear(rows: int, columns: int, out: int) -> Layer:
@@ -106,6 +114,7 @@ def linear(rows: int, columns: int, out: int) -> Layer:
         lambda x, w, b: R.add(R.matmul(x, w), b),
         lambda x, _, b: F.linear(x, weights, b),
         2.0 * rows * columns * out,
+        constants=2,
     )
 
 
@@ -213,10 +222,16 @@ def layers() -> list[Layer]:
     return [
         convolution(64, 64, 56, 1),
         convolution(320, 320, 32, 1),
+        convolution(320, 320, 64, 1),
         convolution(64, 64, 56, 3),
         convolution(128, 128, 28, 3),
         convolution(320, 320, 28, 3),
+        convolution(256, 256, 14, 3),
+        convolution(512, 512, 7, 3),
         convolution(320, 320, 64, 3),
+        convolution(640, 640, 32, 3),
+        convolution(1920, 640, 32, 3),
+        convolution(1280, 1280, 16, 3),
         convolution(128, 128, 56, 3, stride=2),
         convolution(320, 320, 64, 3, stride=2),
         convolution(3, 64, 224, 7, stride=2),
@@ -226,6 +241,7 @@ def layers() -> list[Layer]:
         convolution(320, 320, 28, 3, groups=320),
         convolution(192, 192, 56, 3, stride=2, groups=192),
         linear(512, 512, 512),
+        linear(4096, 320, 320),
         linear(1024, 1280, 1280),
         linear(1, 1280, 1280),
         product(8, 1024, 40, 1024, transposed=True),
@@ -268,11 +284,16 @@ def compiled(layer: Layer) -> Run:
         builder.emit_func_output(result)
     record = lookup("wq")
     target = tvm.target.Target(record.config(num_cores=usable_cpus()))
+    module = builder.get()
+    inputs = len(arrays) - layer.constants
+    module.update_func(module.get_global_var("main"), module["main"].with_attr("num_input", inputs))
+    weights = {str(i): array for i, array in enumerate(arrays[inputs:])}
     with target:
-        module = finish(optimize(builder.get(), record))
+        module, weights = evaluate_packing(optimize(module, record), weights)
+        module = finish(module)
     executable = tvm.compile(module, target=target, relax_pipeline=None)
     main = relax.VirtualMachine(executable, tvm.cpu())["main"]
-    values = [tvm.runtime.tensor(array) for array in arrays]
+    values = [tvm.runtime.tensor(array) for array in (*arrays[:inputs], *weights.values())]
     return lambda: main(*values)
 
 
@@ -283,73 +304,69 @@ def check(layer: Layer, ours: np.ndarray) -> None:
         raise SystemExit(f"{layer.name}: relative error {error:.1e}; its time means nothing")
 
 
-def medians(runs: Sequence[Run], rounds: int, pause: float) -> list[float]:
+@dataclass(frozen=True)
+class Clock:
+    """How a table is measured: rounds of each layer, seconds of rest between, and what counts."""
+
+    rounds: int
+    pause: float
+    now: Callable[[], float]
+
+
+def medians(runs: Sequence[Run], clock: Clock) -> list[float]:
     """Median seconds of each, in turns."""
     repeats = []
     for run in runs:
         run()
-        start = time.perf_counter()
+        start = clock.now()
         run()
-        repeats.append(1 + int(SECONDS_PER_ROUND / (time.perf_counter() - start)))
+        repeats.append(1 + int(SECONDS_PER_ROUND / (clock.now() - start)))
     times: list[list[float]] = [[] for _ in runs]
-    for _ in range(rounds):
+    for _ in range(clock.rounds):
         for run, repeat, into in zip(runs, repeats, times, strict=True):
-            time.sleep(pause)
+            time.sleep(clock.pause)
             for _ in range(1 + repeat // 2):
                 run()
-            start = time.perf_counter()
+            start = clock.now()
             for _ in range(repeat):
                 run()
-            into.append((time.perf_counter() - start) / repeat)
+            into.append((clock.now() - start) / repeat)
     return [statistics.median(each) for each in times]
 
 
-def peak_flops(rounds: int) -> float:
-    """Products and sums a second of a matrix product whose operands stay in L1."""
-    rows, inner, columns, repeats = 28, 96, 64, 256
-    layer = Layer(
-        "peak",
-        (random(repeats, rows, inner), random(inner, columns)),
-        R.matmul,
-        torch.matmul,
-        2.0 * repeats * rows * inner * columns,
-    )
-    return layer.flops / medians([compiled(layer)], rounds, 0)[0]
-
-
-def copy_bandwidth(nbytes: int, rounds: int) -> float:
+def copy_bandwidth(nbytes: int, clock: Clock) -> float:
     """Bytes a second, read and written, of a copy between buffers of so many bytes together."""
     source = torch.zeros(max(1, nbytes // 8))
     to = torch.empty_like(source)
-    return 8 * source.numel() / medians([lambda: to.copy_(source)], rounds, 0)[0]
+    return 8 * source.numel() / medians([lambda: to.copy_(source)], clock)[0]
 
 
 def bytes_of(layer: Layer, result: np.ndarray) -> int:
     return 4 * (sum(tensor.numel() for tensor in layer.inputs) + result.size)
 
 
-def measure(layer: Layer, threads: int, rounds: int) -> tuple[float, float, float]:
+def measure(layer: Layer, clock: Clock, peak: float) -> tuple[float, float, float]:
     """Seconds of a layer by wqtvm, by PyTorch, and at the floor."""
-    pause = PAUSE if threads > 1 else 0.0
     ours = compiled(layer)
     result = ours().numpy()
     check(layer, result)
     last = tuple(channels_last(tensor) for tensor in layer.inputs)
     runs = [ours, partial(layer.run, *layer.inputs), partial(layer.run, *last)]
-    seconds, *torch_seconds = medians(runs, rounds, pause)
+    seconds, *torch_seconds = medians(runs, clock)
     moved = bytes_of(layer, result)
-    floor = moved / copy_bandwidth(moved, rounds)
-    return seconds, min(torch_seconds), max(floor, layer.flops / peak_flops(rounds))
+    floor = moved / copy_bandwidth(moved, clock)
+    return seconds, min(torch_seconds), max(floor, layer.flops / peak)
 
 
-def table(chosen: Sequence[Layer], threads: int, rounds: int, patience: int) -> None:
-    print(f"{threads} threads, medians of {rounds} rounds\n")
+def table(chosen: Sequence[Layer], threads: int, clock: Clock, patience: int) -> None:
+    print(f"{threads} threads, medians of {clock.rounds} rounds\n")
+    peak = peaks.measure(threads).float32
     print("| layer | wqtvm, us | PyTorch, us | times PyTorch | floor, us | of the floor |")
     print("|---|---:|---:|---:|---:|---:|")
     for layer in chosen:
         for attempt in range(patience):
             with Others() as others:
-                seconds, best, floor = measure(layer, threads, rounds)
+                seconds, best, floor = measure(layer, clock, peak)
             if others.cpus <= QUIET:
                 break
             time.sleep(attempt)
@@ -368,6 +385,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", default="", help="layers whose name contains this")
     parser.add_argument("--patience", type=int, default=1, help="times a row is measured at most")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     options = parser.parse_args()
 
     found = examine()
@@ -376,7 +394,8 @@ def main() -> None:
     chosen = [layer for layer in layers() if options.only in layer.name]
     for threads in options.threads:
         with same_threads(threads), torch.inference_mode():
-            table(chosen, threads, options.rounds, options.patience)
+            clock = Clock(options.rounds, PAUSE if threads > 1 else 0.0, CLOCKS[options.clock])
+            table(chosen, threads, clock, options.patience)
 
 
 if __name__ == "__main__":
