@@ -5,15 +5,17 @@ of the data alone (image columns, rows of a matrix). A tile of x by f is accumul
 
     for tasks of other axes and blocks of rows, in parallel:
         padding of the rows, if the operator pads
-        for each panel of f:
-            for each row and tile of x:
-                for every summed element: one broadcast of data a row of the tile, times the panel
-                epilogue of the tile
+        for each panel of f (in parallel, too, and the padding before, if tasks would be few):
+            for each part of a long sum:
+                for each row and tile of x:
+                    for every summed element: a broadcast of data a row of the tile, times the panel
+            epilogue of the tiles
 
 Budget: with p pixels by v vectors of f, p * v accumulators, v vectors of weights and one broadcast
-fit the register file (14 x 2 + 3 of 32 with AVX-512 and NEON, 6 x 2 + 3 of 16 with AVX2). A panel
-of weights, summed elements times v vectors, streams from L2 once a tile; a task's rows of data
-stay in L2. Tails: f is padded with zeros in the packed weights, x repeats its last row, and what
+fit the register file (14 x 2 + 3 of 32 with AVX-512 and NEON, 6 x 2 + 3 of 16 with AVX2). A panel's
+part of the weights, summed elements times v vectors, takes half of L2 at most, in the order of use;
+a task's rows of data should stay there, too. Constant weights are packed before the network runs
+(`CONSTANTS`). Tails: f is padded with zeros in the packed weights, x repeats its last row, and what
 is computed too much is never stored.
 """
 
@@ -50,6 +52,7 @@ from .stages import schedule_stages, stage_names
 _PRODUCTS_AN_ELEMENT = 8
 
 CONSTANTS = "wq.constants"
+"""Attribute of a function: positions of parameters that are the same at each run."""
 
 
 def apply(function: tirx.PrimFunc, target: tvm.target.Target, name: str) -> tirx.PrimFunc | None:
