@@ -21,3 +21,26 @@ class Instructions:
 
     dot: Callable[[Any, Any, Any], Any]
     quantize: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class TileInstructions:
+    """Statements on the two-dimensional tile registers of a thread, which are numbered.
+
+    Attributes
+    ----------
+    configure : of the load of the first byte of a configuration.
+    release : all registers.
+    zero : of a register.
+    load, store : of a register, the load of its first element in memory, and the bytes from one of
+        its rows to the next.
+    multiply : of three registers: adds the products of the second's and the third's int8 to the
+        int32 of the first.
+    """
+
+    configure: Callable[[Any], Any]
+    release: Callable[[], Any]
+    zero: Callable[[int], Any]
+    load: Callable[[int, Any, Any], Any]
+    store: Callable[[int, Any, Any], Any]
+    multiply: Callable[[int, int, int], Any]

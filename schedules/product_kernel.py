@@ -45,6 +45,19 @@ def write_products(
     instructions: Instructions,
 ) -> tirx.PrimFunc:
     """Replace each loop over groups that is marked, with the blocks in it, by the kernel."""
+
+    def kernel(loop: tirx.For, blocks: list[Any]) -> Any:
+        return VectorProduct(
+            loop, blocks, rows, vectors, lanes, reduce, instructions.dot
+        ).statement()
+
+    return write_marked(function, kernel)
+
+
+def write_marked(
+    function: tirx.PrimFunc, kernel: Callable[[tirx.For, list[Any]], Any]
+) -> tirx.PrimFunc:
+    """Replace each marked loop by a kernel of it and of the loops over register blocks."""
     blocks: list[Any] = []
 
     def visit(loop: tirx.For) -> None:
@@ -56,7 +69,7 @@ def write_products(
     def replace(loop: tirx.For) -> Any:
         if MARK not in loop.annotations:
             return loop
-        return _Product(loop, blocks, rows, vectors, lanes, reduce, instructions.dot).statement()
+        return kernel(loop, blocks)
 
     return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, replace)))
 
@@ -72,7 +85,69 @@ class _Accumulator:
     total: Any
 
 
-class _Product:
+class Product:
+    """The tensors of a marked loop, and where its register block lies in them."""
+
+    def __init__(
+        self, loop: tirx.For, blocks: list[Any], vectors: int, lanes: int, reduce: int
+    ) -> None:
+        self.lanes, self.reduce = lanes, reduce
+        self.groups = int(loop.extent)
+        realize = {block.block.name_hint: block for block in realized(loop)}
+        inner = {variable: tirx.const(0, "int64") for variable in loop_variables(loop)}
+        # Where the block begins: its loops at zero. The last axis is the group.
+        *self.at, _ = (substitute(value, inner) for value in realize["M"].iter_values)
+        m, products = realize["M"].block, realize["products"].block
+        self.m = m.writes[0].source
+        # Stages keep their names; parameters lose theirs when a network's functions are fused.
+        counts, start = products.writes[0].source, products.init.value
+        # What a sum starts with, where activations have a zero point.
+        self.correction = start.source if isinstance(start, tirx.BufferLoad) else None
+        besides = (counts,) if self.correction is None else (counts, self.correction)
+        self.v, self.u = _named("V", products.reads, besides)
+        self.v_step, self.u_step = _named("V_step", m.reads, besides=(counts, self.m))
+        self.steps = int(self.v.ty.shape[-1]) // reduce
+        self.reads, self.writes = [*m.reads, *products.reads], m.writes
+        self.vectors = vectors
+        self.blocks = math.prod(int(outer.extent) for outer in blocks)
+        self.block = tirx.const(0, "int64")
+        for outer in sorted(blocks, key=lambda outer: _depth(outer), reverse=True):
+            self.block = self.block * outer.extent + outer.loop_var
+
+    def _fetch(self, group: Any) -> list[Any]:
+        """Fetch this register block's share of a group of the next tap's U, and its steps."""
+        e, v, *_, k = self.at
+        n, zero = int(self.u.ty.shape[0]), tirx.const(0, "int64")
+        tap = e * n + v + 1
+        width = self.vectors * self.lanes
+        k = tirx.truncmod(k + tirx.truncdiv(tap, n * n) * width, self.u_step.ty.shape[-1])
+        tap = tirx.truncmod(tap, n * n)
+        e, v = tirx.truncdiv(tap, n), tirx.truncmod(tap, n)
+        lines = math.ceil(self.steps / self.blocks)
+        fetched = []
+        for vector in range(self.vectors):
+            panel = tirx.truncdiv(k, self.lanes) + vector
+            for line in range(lines):
+                step = tirx.min(self.block * lines + line, self.steps - 1)
+                fetched.append(tirx.BufferLoad(self.u, [e, v, panel, group, step, zero, zero]))
+            lane = k + vector * self.lanes
+            fetched += [
+                tirx.BufferLoad(buffer, [e, v, group, lane])
+                for buffer in (self.u_step, self.correction)
+                if buffer is not None
+            ]
+        return [fetch(load) for load in fetched]
+
+    def _lanes(self) -> Any:
+        return tirx.Ramp(tirx.const(0, "int64"), tirx.const(1, "int64"), self.lanes)
+
+    def _zero(self) -> Any:
+        return tirx.Broadcast(tirx.const(0.0, "float32"), self.lanes)
+
+
+class VectorProduct(Product):
+    """Accumulators in vector registers, with what becomes of them beside."""
+
     def __init__(
         self,
         loop: tirx.For,
@@ -83,19 +158,8 @@ class _Product:
         reduce: int,
         dot: Callable[[Any, Any, Any], Any],
     ) -> None:
-        self.lanes, self.reduce, self.dot = lanes, reduce, dot
-        self.groups = int(loop.extent)
-        realize = {block.block.name_hint: block for block in realized(loop)}
-        inner = {variable: tirx.const(0, "int64") for variable in loop_variables(loop)}
-        # Where the block begins: its loops at zero. The last axis is the group.
-        *self.at, _ = (substitute(value, inner) for value in realize["M"].iter_values)
-        m, products = realize["M"].block, realize["products"].block
-        self.m = m.writes[0].source
-        # Stages keep their names; parameters lose theirs when a network's functions are fused.
-        counts, self.correction = products.writes[0].source, products.init.value.source
-        self.v, self.u = _named("V", products.reads, besides=(counts, self.correction))
-        self.v_step, self.u_step = _named("V_step", m.reads, besides=(counts, self.m))
-        self.steps = int(self.v.ty.shape[-1]) // reduce
+        super().__init__(loop, blocks, vectors, lanes, reduce)
+        self.dot = dot
         self.accumulators = [
             _Accumulator(
                 row, column, vector,
@@ -104,12 +168,6 @@ class _Product:
             )
             for row in range(rows[0]) for column in range(rows[1]) for vector in range(vectors)
         ]  # fmt: skip
-        self.reads, self.writes = [*m.reads, *products.reads], m.writes
-        self.vectors = vectors
-        self.blocks = math.prod(int(outer.extent) for outer in blocks)
-        self.block = tirx.const(0, "int64")
-        for outer in sorted(blocks, key=lambda outer: _depth(outer), reverse=True):
-            self.block = self.block * outer.extent + outer.loop_var
 
     def statement(self) -> Any:
         zero = tirx.const(0, "int64")
@@ -177,29 +235,6 @@ class _Product:
             body.append(self._set(a.count, value))
         return body
 
-    def _fetch(self, group: Any) -> list[Any]:
-        """Fetch this register block's share of a group of the next tap's U, and its steps."""
-        e, v, *_, k = self.at
-        n, zero = int(self.u.ty.shape[0]), tirx.const(0, "int64")
-        tap = e * n + v + 1
-        width = self.vectors * self.lanes
-        k = tirx.truncmod(k + tirx.truncdiv(tap, n * n) * width, self.u_step.ty.shape[-1])
-        tap = tirx.truncmod(tap, n * n)
-        e, v = tirx.truncdiv(tap, n), tirx.truncmod(tap, n)
-        lines = math.ceil(self.steps / self.blocks)
-        fetched = []
-        for vector in range(self.vectors):
-            panel = tirx.truncdiv(k, self.lanes) + vector
-            for line in range(lines):
-                step = tirx.min(self.block * lines + line, self.steps - 1)
-                fetched.append(tirx.BufferLoad(self.u, [e, v, panel, group, step, zero, zero]))
-            lane = k + vector * self.lanes
-            fetched += [
-                tirx.BufferLoad(buffer, [e, v, group, lane])
-                for buffer in (self.u_step, self.correction)
-            ]
-        return [fetch(load) for load in fetched]
-
     def _operands(
         self,
         a: _Accumulator,
@@ -238,12 +273,6 @@ class _Product:
         e, v, z, y, x, k = self.at
         lanes = tirx.Ramp(k + a.vector * self.lanes, tirx.const(1, "int64"), self.lanes)
         return [e, v, z, y + a.row, x + a.column, lanes]
-
-    def _lanes(self) -> Any:
-        return tirx.Ramp(tirx.const(0, "int64"), tirx.const(1, "int64"), self.lanes)
-
-    def _zero(self) -> Any:
-        return tirx.Broadcast(tirx.const(0.0, "float32"), self.lanes)
 
     def _get(self, buffer: Any) -> Any:
         return tirx.BufferLoad(buffer, [self._lanes()])

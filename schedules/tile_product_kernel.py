@@ -1,0 +1,203 @@
+"""The integer product of a register block on two-dimensional tile registers, written out.
+
+    configure the tile registers, once a block of tiles
+    for each register block of M, up to 32 tiles by 32 output channels:
+        for each group:
+            up to four accumulators of 16 x 16 = 0
+            for each 64 channels of the group: load V and U, up to four products of 16 x 16 x 64
+            store the accumulators; for each row of them: M += row * steps
+
+Eight tile registers: four accumulators, two of V (rows are tiles, a row a tile's channels of the
+group, straight from V), two of U (rows are four channels of 16 output channels, as packed). The
+accumulators go through 4 KiB of the L1 cache to the vector registers, which is most of the work
+where groups are small: a group of 64 takes one product of 16 cycles for 16 rows to convert and
+scale. M lies in the L1 or L2 cache between groups.
+
+U of the next tap is fetched ahead, as in ``product_kernel``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import tvm_ffi
+from tvm import tirx
+from tvm.s_tir.stmt import SBlock, SBlockRealize
+
+from .instructions import TileInstructions
+from .product_kernel import Product, write_marked
+
+ROWS, ROW_BYTES = 16, 64  # of a tile register
+ACCUMULATORS, ACTIVATIONS, WEIGHTS = (0, 1, 2, 3), (4, 5), (6, 7)  # registers
+_CONFIG_BYTES = 64
+_PALETTE = 1
+_FIRST_ROW_BYTES, _FIRST_ROWS = 16, 48  # offsets in the configuration
+
+
+def write_tile_products(
+    function: tirx.PrimFunc,
+    rows: tuple[int, int],
+    vectors: int,
+    lanes: int,
+    reduce: int,
+    instructions: TileInstructions,
+) -> tirx.PrimFunc:
+    """Replace each loop over groups that is marked by the kernel; configure where blocks begin."""
+    chunk = 0
+
+    def kernel(loop: tirx.For, blocks: list[Any]) -> Any:
+        nonlocal chunk
+        product = TileProduct(loop, blocks, rows, vectors, lanes, reduce, instructions)
+        chunk = product.chunk
+        return product.statement()
+
+    written = write_marked(function, kernel)
+
+    def configured(loop: tirx.For) -> Any:
+        if loop.kind != tirx.ForKind.PARALLEL:
+            return loop
+        return _configured(loop, math.prod(rows), chunk, reduce, instructions)
+
+    return written.with_body(tvm_ffi.structural_map(written.body, (tirx.For, configured)))
+
+
+class TileProduct(Product):
+    """One register block: tiles in up to two registers, by up to two vectors of output channels.
+
+    ``rows`` of more than one tile row must span the block of tiles: the rows of a register lie
+    apart by the same distance.
+    """
+
+    def __init__(
+        self,
+        loop: tirx.For,
+        blocks: list[Any],
+        rows: tuple[int, int],
+        vectors: int,
+        lanes: int,
+        reduce: int,
+        instructions: TileInstructions,
+    ) -> None:
+        super().__init__(loop, blocks, vectors, lanes, reduce)
+        self.rows, self.instructions = rows, instructions
+        self.size = self.steps * reduce
+        self.chunk = chunk_of(self.size, reduce)
+        self.places = [(row, column) for row in range(rows[0]) for column in range(rows[1])]
+        self.scratch = tirx.decl_buffer(
+            (len(ACCUMULATORS), ROWS, lanes), "int32", "accumulators", scope="local"
+        )
+
+    def statement(self) -> Any:
+        group = tirx.Var("g", "int64")
+        zero = tirx.const(0, "int64")
+        first = self._group(zero, first=True)
+        body = [*self._fetch(zero), *first]
+        if self.groups > 1:
+            others = [*self._fetch(group + 1), *self._group(group + 1, first=False)]
+            count = tirx.const(self.groups - 1, "int64")
+            body.append(tirx.For(group, zero, count, tirx.ForKind.SERIAL, tirx.SeqStmt(others)))
+        block = SBlock(
+            [], self.reads, self.writes, "M", tirx.SeqStmt(body), alloc_buffers=[self.scratch]
+        )
+        return SBlockRealize([], True, block)
+
+    def _group(self, group: Any, first: bool) -> list[Any]:
+        used = list(self._accumulators())
+        body = [self.instructions.zero(register) for register, *_ in used]
+        for start in range(0, self.size, self.chunk):
+            body += self._multiply(group, start, used)
+        for register, *_ in used:
+            place = self._scratch(register, 0)
+            stride = tirx.const(4 * self.lanes, "int64")
+            body.append(self.instructions.store(register, place, stride))
+        for register, part, vector in used:
+            for row in range(self._part_rows(part)):
+                body.append(self._scaled(group, register, part * ROWS + row, vector, first))
+        return body
+
+    def _accumulators(self) -> Iterator[tuple[int, int, int]]:
+        """Registers of accumulators, with the part of the tiles and the vector that they hold."""
+        parts = math.ceil(len(self.places) / ROWS)
+        for part in range(parts):
+            for vector in range(self.vectors):
+                yield ACCUMULATORS[part * len(WEIGHTS) + vector], part, vector
+
+    def _part_rows(self, part: int) -> int:
+        return min(ROWS, len(self.places) - part * ROWS)
+
+    def _multiply(self, group: Any, start: int, used: list[tuple[int, int, int]]) -> list[Any]:
+        """Load a chunk of the group's channels, each register once, and multiply."""
+        e, v, z, y, x, k = self.at
+        zero = tirx.const(0, "int64")
+        body: list[Any] = []
+        loaded: set[int] = set()
+        for register, part, vector in used:
+            if ACTIVATIONS[part] not in loaded:
+                row, column = self.places[part * ROWS]
+                place = tirx.BufferLoad(self.v, [e, v, z, y + row, x + column, group, zero + start])
+                stride = tirx.const(self.groups * self.size, "int64")
+                body.append(self.instructions.load(ACTIVATIONS[part], place, stride))
+            if WEIGHTS[vector] not in loaded:
+                panel = tirx.floordiv(k, self.lanes) + vector
+                step = zero + start // self.reduce
+                place = tirx.BufferLoad(self.u, [e, v, panel, group, step, zero, zero])
+                stride = tirx.const(self.lanes * self.reduce, "int64")
+                body.append(self.instructions.load(WEIGHTS[vector], place, stride))
+            loaded |= {ACTIVATIONS[part], WEIGHTS[vector]}
+            body.append(self.instructions.multiply(register, ACTIVATIONS[part], WEIGHTS[vector]))
+        return body
+
+    def _scaled(self, group: Any, register: int, tile: int, vector: int, first: bool) -> Any:
+        """M of a tile and vector: the accumulators' row times its steps, added from group 1 on."""
+        e, v, z, y, x, k = self.at
+        row, column = self.places[tile]
+        lanes = tirx.Ramp(k + vector * self.lanes, tirx.const(1, "int64"), self.lanes)
+        place = [e, v, z, y + row, x + column, lanes]
+        count = tirx.BufferLoad(self.scratch, self._scratch_index(register, tile % ROWS))
+        step = tirx.BufferLoad(self.v_step, [z, y + row, x + column, group, e, v])
+        u_step = tirx.BufferLoad(self.u_step, [e, v, group, lanes])
+        factor = tirx.Broadcast(step, self.lanes) * u_step
+        count = count.astype(f"float32x{self.lanes}")
+        total = self._zero() if first else tirx.BufferLoad(self.m, place)
+        return tirx.BufferStore(self.m, tirx.op.fma(count, factor, total), place)
+
+    def _scratch_index(self, register: int, row: int) -> list[Any]:
+        return [tirx.const(register, "int64"), tirx.const(row, "int64"), self._lanes()]
+
+    def _scratch(self, register: int, row: int) -> Any:
+        place = [*self._scratch_index(register, row)[:2], tirx.const(0, "int64")]
+        return tirx.BufferLoad(self.scratch, place)
+
+
+def chunk_of(size: int, reduce: int) -> int:
+    """Channels of one product: the most that divide a group and fit a row of a register."""
+    return max(c for c in range(reduce, min(size, ROW_BYTES) + 1, reduce) if size % c == 0)
+
+
+def _configured(
+    loop: tirx.For, tiles: int, chunk: int, reduce: int, instructions: TileInstructions
+) -> Any:
+    """The loop with the tile registers configured for its body, and released behind it."""
+    config = tirx.decl_buffer((_CONFIG_BYTES,), "uint8", "tile_config", scope="local")
+    shapes = {}
+    for part, activations in enumerate(ACTIVATIONS):
+        rows = max(1, min(ROWS, tiles - part * ROWS))
+        shapes[activations] = (rows, chunk)
+        for vector in range(len(WEIGHTS)):
+            shapes[ACCUMULATORS[part * len(WEIGHTS) + vector]] = (rows, ROW_BYTES)
+    for weights in WEIGHTS:
+        shapes[weights] = (chunk // reduce, ROW_BYTES)
+    values = {0: _PALETTE}
+    for register, (rows, row_bytes) in shapes.items():
+        values[_FIRST_ROW_BYTES + 2 * register] = row_bytes
+        values[_FIRST_ROWS + register] = rows
+    stores = [
+        tirx.BufferStore(config, tirx.const(values.get(i, 0), "uint8"), [tirx.const(i, "int64")])
+        for i in range(_CONFIG_BYTES)
+    ]
+    place = tirx.BufferLoad(config, [tirx.const(0, "int64")])
+    body = [*stores, instructions.configure(place), loop.body, instructions.release()]
+    block = SBlock([], [], [], "tiles", tirx.SeqStmt(body), alloc_buffers=[config])
+    return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, SBlockRealize([], True, block))
