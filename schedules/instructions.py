@@ -34,8 +34,8 @@ class TileInstructions:
     zero : of a register.
     load, store : of a register, the load of its first element in memory, and the bytes from one of
         its rows to the next.
-    multiply : of three registers: adds the products of the second's and the third's int8 to the
-        int32 of the first.
+    multiply : of three registers: adds the products of the second's bytes, as activations are, and
+        the third's int8 to the int32 of the first.
     """
 
     configure: Callable[[Any], Any]

@@ -102,7 +102,7 @@ class Product:
         # Stages keep their names; parameters lose theirs when a network's functions are fused.
         counts, start = products.writes[0].source, products.init.value
         # What a sum starts with, where activations have a zero point.
-        self.correction = start.source if isinstance(start, tirx.BufferLoad) else None
+        self.correction = getattr(start, "source", None)
         besides = (counts,) if self.correction is None else (counts, self.correction)
         self.v, self.u = _named("V", products.reads, besides)
         self.v_step, self.u_step = _named("V_step", m.reads, besides=(counts, self.m))
@@ -170,6 +170,7 @@ class VectorProduct(Product):
         ]  # fmt: skip
 
     def statement(self) -> Any:
+        """The kernel, in place of the loop."""
         zero = tirx.const(0, "int64")
         group = tirx.Var("g", "int64")
         body = [self._set(a.total, self._zero()) for a in self.accumulators]

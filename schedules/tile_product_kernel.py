@@ -3,7 +3,7 @@
     configure the tile registers, once a block of tiles
     for each register block of M, up to 32 tiles by 32 output channels:
         for each group:
-            up to four accumulators of 16 x 16 = 0
+            up to four accumulators of 16 x 16 = correction of the zero point
             for each 64 channels of the group: load V and U, up to four products of 16 x 16 x 64
             store the accumulators; for each row of them: M += row * steps
 
@@ -90,6 +90,7 @@ class TileProduct(Product):
         )
 
     def statement(self) -> Any:
+        """The kernel, in place of the loop."""
         group = tirx.Var("g", "int64")
         zero = tirx.const(0, "int64")
         first = self._group(zero, first=True)
@@ -105,7 +106,7 @@ class TileProduct(Product):
 
     def _group(self, group: Any, first: bool) -> list[Any]:
         used = list(self._accumulators())
-        body = [self.instructions.zero(register) for register, *_ in used]
+        body = [self._start(group, register, vector) for register, _, vector in used]
         for start in range(0, self.size, self.chunk):
             body += self._multiply(group, start, used)
         for register, *_ in used:
@@ -116,6 +117,14 @@ class TileProduct(Product):
             for row in range(self._part_rows(part)):
                 body.append(self._scaled(group, register, part * ROWS + row, vector, first))
         return body
+
+    def _start(self, group: Any, register: int, vector: int) -> Any:
+        """What takes off the zero point, the same in each row, or zeros."""
+        if self.correction is None:
+            return self.instructions.zero(register)
+        e, v, *_, k = self.at
+        place = tirx.BufferLoad(self.correction, [e, v, group, k + vector * self.lanes])
+        return self.instructions.load(register, place, tirx.const(0, "int64"))
 
     def _accumulators(self) -> Iterator[tuple[int, int, int]]:
         """Registers of accumulators, with the part of the tiles and the vector that they hold."""

@@ -24,10 +24,11 @@ from tvm import s_tir, tirx
 from tvm.tirx import IterVar
 
 from .amax import amax_intrinsic
-from .instructions import Instructions
+from .instructions import Instructions, TileInstructions
 from .prefetch import TILES, VECTORS, fetch_next_tile
 from .product_kernel import BLOCKS, MARK, write_products
 from .quantize_kernel import LANES, write_quantization
+from .tile_product_kernel import write_tile_products
 
 if TYPE_CHECKING:
     from ..topi.workload import WinogradWorkload
@@ -47,6 +48,9 @@ class CpuBlocking:
     intrinsic : the tensor intrinsic of the dot product, or None to leave it to the compiler.
     l2_bytes : what V and M of one block may occupy.
     instructions : of the ISA, for kernels that are written out; None to leave all to the compiler.
+    tiles : of the ISA's two-dimensional registers, on which the integer product is then computed;
+        None if it has none. An accumulator block of more than one tile row then spans its block of
+        tiles, so that all its tiles lie at one distance.
     """
 
     lanes: int
@@ -57,6 +61,7 @@ class CpuBlocking:
     intrinsic: str | None
     l2_bytes: int
     instructions: Instructions | None = None
+    tiles: TileInstructions | None = None
 
     def vectors(self, channels: int) -> int:
         """Vectors of output channels in an accumulator block: the most that divide a panel."""
@@ -78,6 +83,7 @@ class CpuBlocking:
             for rows in range(1, self.register_tiles + 1)
             for columns in range(1, self.register_tiles // rows + 1)
             if block[0] % rows == 0 and block[1] % columns == 0
+            if self.tiles is None or rows == 1 or columns == block[1]
         ]
         return max(candidates, key=lambda shape: (math.prod(shape), shape[1]))
 
@@ -149,7 +155,10 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     if blocking.instructions is None:
         return function
     lanes, reduce = blocking.dot_lanes, blocking.dot_reduce
-    function = write_products(function, rows, vectors, lanes, reduce, blocking.instructions)
+    if blocking.tiles is None:
+        function = write_products(function, rows, vectors, lanes, reduce, blocking.instructions)
+    else:
+        function = write_tile_products(function, rows, vectors, lanes, reduce, blocking.tiles)
     return write_quantization(fetch_next_tile(function), blocking.instructions)
 
 

@@ -1,17 +1,21 @@
-"""AVX-512 with AMX int8: products of 16 x 64 by 64 x 16 bytes an instruction (``tdpbssd``)."""
+"""AVX-512 with AMX int8: products of 16 x 64 by 64 x 16 bytes an instruction (``tdpbusd``).
+
+All but the integer product of Winograd convolutions is that of ``x86_vnni``, the packing of weights
+included.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tvm import tirx
 
+from ..topi.direct_workload import DirectWorkload
 from ..topi.workload import WinogradWorkload
-from .instructions import Instructions, TileInstructions
-from .winograd_cpu import CpuBlocking, schedule_winograd
-from .x86_vnni import rounded_bytes
-
-_LANES = 16
+from . import x86_vnni
+from .cpu import schedule_cpu
+from .instructions import TileInstructions
 
 
 def _call(name: str, *arguments: Any) -> Any:
@@ -22,7 +26,7 @@ def _register(number: int) -> Any:
     return tirx.const(number, "int8")
 
 
-TILES = TileInstructions(
+_TILES = TileInstructions(
     configure=lambda place: _call("ldtilecfg", tirx.address_of(place)),
     release=lambda: _call("tilerelease"),
     zero=lambda register: _call("tilezero", _register(register)),
@@ -32,5 +36,30 @@ TILES = TileInstructions(
     store=lambda register, place, stride: _call(
         "tilestored64", _register(register), tirx.address_of(place), stride
     ),
-    multiply=lambda *registers: _call("tdpbssd", *map(_register, registers)),
+    multiply=lambda *registers: _call("tdpbusd", *map(_register, registers)),
 )
+
+# Two registers of V, up to 32 tiles, by two of U, 32 output channels. L2 is 2 MiB: V and M of a
+# block take half of it, since U streams through it, too.
+_BLOCKING = replace(
+    x86_vnni._BLOCKING,
+    register_tiles=32,
+    register_vectors=2,
+    l2_bytes=1024 * 1024,
+    tiles=_TILES,
+)
+
+
+def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
+    """Choose the tile rows and columns that are computed together."""
+    return _BLOCKING.tile_block(work, threads)
+
+
+def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
+    """Choose what a task of a direct convolution computes."""
+    return x86_vnni.direct_block(work, threads)
+
+
+def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Schedule a function that holds a quantized operator."""
+    return schedule_cpu(function, _BLOCKING, x86_vnni._DIRECT)

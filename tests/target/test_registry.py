@@ -9,7 +9,7 @@ import tvm
 from tvm import te
 from tvm.target import Target
 
-from wqtvm.errors import TargetNotRunnableError, UnknownTargetError
+from wqtvm.errors import TargetNotRunnableError, TilePermissionError, UnknownTargetError
 from wqtvm.runtime import cpu
 from wqtvm.target import (
     TABLE,
@@ -80,6 +80,26 @@ def test_best_of_host_follows_the_features(monkeypatch, features, expected):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(cpu, "cpu_features", lambda: frozenset(features))
     assert best_of_host().name == expected
+
+
+@pytest.mark.parametrize(("refused", "expected"), [(False, "wq/x86-amx"), (True, "wq/x86-vnni")])
+def test_tile_registers_are_used_where_the_kernel_lets_us(monkeypatch, refused, expected):
+    asked = []
+
+    def ask():
+        asked.append(True)
+        if refused:
+            raise TilePermissionError("the kernel refuses")
+
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(cpu, "cpu_features", lambda: frozenset(BY_NAME["wq/x86-amx"].features))
+    monkeypatch.setattr(cpu, "request_permission", ask)
+    cpu.permit.cache_clear()
+    try:
+        assert best_of_host().name == expected
+        assert asked
+    finally:
+        cpu.permit.cache_clear()
 
 
 def test_best_of_an_arm_host(monkeypatch):

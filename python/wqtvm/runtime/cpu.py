@@ -7,10 +7,14 @@ import platform
 from typing import TYPE_CHECKING
 
 from ..errors import TargetNotRunnableError
+from .amx import request_permission
 from .native import native_function
 
 if TYPE_CHECKING:
     from ..target import TargetRecord
+
+
+_TILES = "amx_tile"  # registers that a process has to ask for
 
 
 @functools.cache
@@ -34,7 +38,8 @@ def require(record: TargetRecord) -> None:
     Raises
     ------
     TargetNotRunnableError
-        If it cannot; the message names what is missing.
+        If it cannot; the message names what is missing. TilePermissionError, which is one, if the
+        kernel refuses the tile registers.
     """
     if record.architecture == "cuda":
         _require_cuda(record)
@@ -50,6 +55,20 @@ def require(record: TargetRecord) -> None:
             f"target {record.name} needs {', '.join(missing)}, which this CPU or its operating "
             'system does not offer; compile for target "wq", which is this host'
         )
+    permit(record)
+
+
+@functools.cache
+def permit(record: TargetRecord) -> None:
+    """Ask the kernel, once a process, for registers that code for ``record`` needs leave to use.
+
+    Raises
+    ------
+    TilePermissionError
+        If it refuses.
+    """
+    if _TILES in record.features:
+        request_permission()
 
 
 def _require_cuda(record: TargetRecord) -> None:

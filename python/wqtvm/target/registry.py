@@ -7,7 +7,7 @@ import os
 import platform
 from typing import TYPE_CHECKING
 
-from ..errors import TargetNotRunnableError, UnknownTargetError, WqtvmError
+from ..errors import TargetNotRunnableError, TilePermissionError, UnknownTargetError, WqtvmError
 from .record import TargetRecord
 from .table import TABLE
 
@@ -73,15 +73,21 @@ def best_of_host() -> TargetRecord:
     """
     # Imported here: the native library is loaded only where the host matters, and a host that
     # just cross-compiles needs none.
-    from ..runtime.cpu import cpu_features
+    from ..runtime.cpu import cpu_features, permit
 
     features = cpu_features()
     lacking = []
     for record in _of_architecture(platform.machine()):
         missing = [flag for flag in record.features if flag not in features]
-        if not missing:
-            return record
-        lacking.append(f"{record.name} needs {', '.join(missing)}")
+        if missing:
+            lacking.append(f"{record.name} needs {', '.join(missing)}")
+            continue
+        try:
+            permit(record)
+        except TilePermissionError as error:
+            lacking.append(f"{record.name}: {error}")
+            continue
+        return record
     raise TargetNotRunnableError(
         f'target is "wq", but this {platform.machine()} CPU can run none of the targets: '
         f"{'; '.join(lacking) or 'none is for this architecture'}. "

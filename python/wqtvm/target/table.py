@@ -13,6 +13,19 @@ _X86_V4 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 # The best of an architecture first: ``Target("wq")`` is the first one that the host can run.
 TABLE: tuple[TargetRecord, ...] = (
     TargetRecord(
+        name="wq/x86-amx",
+        summary="x86-64 with AMX int8: Sapphire Rapids and later",
+        architecture="x86_64",
+        mtriple="x86_64-linux-gnu",
+        mcpu="x86-64-v4",
+        mattr=("+avx512vnni", "+amx-tile", "+amx-int8", "-prefer-256-bit"),
+        features=(*_X86_V3, *_X86_V4, "avx512_vnni", "amx_tile", "amx_int8"),
+        vector_lanes=16,
+        # vpdpbusd, and tdpbusd where there is enough to do: both read the same packing.
+        dot=DotProduct(16, 4, "uint8", "int8", zero_point=128),
+        schedule="x86_amx",
+    ),
+    TargetRecord(
         name="wq/x86-vnni",
         summary="x86-64 with AVX-512 VNNI: Cascade Lake, Sapphire Rapids, Zen 4 and later",
         architecture="x86_64",
