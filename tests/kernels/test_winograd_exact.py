@@ -48,21 +48,29 @@ def test_odd_shapes(
     assert_same_bits(layer.run()["output"], layer.reference().output)
 
 
-@pytest.mark.parametrize("target", X86)
-@pytest.mark.parametrize("precision", ["hadamard", "full"])
+# Half of the combinations, each case once a target and once a precision.
+FIVE_TAPS_AND_RECTANGLES = [
+    (2, 5, (3, 7, 10, 17), 33, 0),
+    (2, 5, (1, 5, 5, 100), 1, 1),
+    (3, 5, (1, 9, 6, 33), 17, 2),
+    (4, 5, (1, 11, 13, 33), 17, 2),
+    (4, 5, (1, 14, 5, 3), 100, 3),
+    ((4, 2), 3, (1, 5, 9, 1), 33, 1),
+    ((4, 2), 3, (2, 10, 7, 100), 3, 0),
+    ((6, 4), 3, (1, 14, 15, 33), 17, 1),
+    ((2, 5), 3, (1, 3, 6, 17), 100, 2),
+    ((2, 4), 5, (1, 7, 10, 17), 33, 2),
+]
+
+
 @pytest.mark.parametrize(
-    ("tile", "taps", "shape", "out_channels", "padding"),
+    ("target", "precision", "tile", "taps", "shape", "out_channels", "padding"),
     [
-        (2, 5, (3, 7, 10, 17), 33, 0),
-        (2, 5, (1, 5, 5, 100), 1, 1),
-        (3, 5, (1, 9, 6, 33), 17, 2),
-        (4, 5, (1, 11, 13, 33), 17, 2),
-        (4, 5, (1, 14, 5, 3), 100, 3),
-        ((4, 2), 3, (1, 5, 9, 1), 33, 1),
-        ((4, 2), 3, (2, 10, 7, 100), 3, 0),
-        ((6, 4), 3, (1, 14, 15, 33), 17, 1),
-        ((2, 5), 3, (1, 3, 6, 17), 100, 2),
-        ((2, 4), 5, (1, 7, 10, 17), 33, 2),
+        pytest.param(*target.values, precision, *case, marks=target.marks)
+        for index, case in enumerate(FIVE_TAPS_AND_RECTANGLES)
+        for target, precision in zip(
+            X86, ["hadamard", "full"] if index % 2 else ["full", "hadamard"], strict=True
+        )
     ],
 )
 def test_five_taps_and_rectangles(
@@ -80,45 +88,54 @@ def test_five_taps_and_rectangles(
     assert_same_bits(layer.run()["output"], layer.reference().output)
 
 
-@pytest.mark.parametrize("target", X86)
+ALGORITHMS_GROUPS_AND_STEPS: list[dict[str, object]] = [
+    {"tile": 2},
+    {"tile": 3},
+    {"tile": 4, "points": "lavin"},
+    {"tile": 5},
+    {"tile": 6},
+    {"group_size": 0},
+    {"group_size": 64},
+    {"group_size": 4},
+    {"group_size": 12},
+    {"precision": "full", "tile": 1},
+    {"precision": "full", "tile": 2, "steps": "tile", "scales": "row-norm"},
+    {"precision": "full", "tile": 6, "scales": "standard", "steps": "axis"},
+    {"precision": "full", "tile": 6},
+    {"precision": "full", "steps": "tile"},
+    {"precision": "full", "group_size": 0},
+    {"precision": "full", "group_size": 12},
+    {"precision": "full", "steps": "axis", "group_size": 0},
+    {"precision": "full", "steps": "axis", "group_size": 12},
+    {"precision": "full", "steps": "axis", "group_size": 4},
+    # More products an axis than inputs of a tile.
+    {"family": "sfc"},
+    {"family": "sfc", "tile": 6},
+    {"family": "sfc", "precision": "full", "steps": "tile", "scales": "row-norm"},
+    {"family": "sfc", "precision": "full", "tile": 6},
+    {"tile": 2, "taps": 5, "group_size": 0},
+    {"tile": 4, "taps": 5, "precision": "full", "steps": "tile", "scales": "standard"},
+    {"tile": (2, 6), "group_size": 12},
+    {"tile": (3, 4), "precision": "full", "steps": "tile", "scales": "row-norm"},
+    {"family": "sfc", "tile": (6, 4), "precision": "full"},
+    {"tile": 6, "points": "complex"},
+    {"tile": 5, "points": "complex"},
+    {"tile": 3, "points": "complex", "precision": "full"},
+]
+
+
+# All with kernels that are written out, a third with those that are left to the compiler.
 @pytest.mark.parametrize(
-    "options",
+    ("target", "options"),
     [
-        {"tile": 2},
-        {"tile": 3},
-        {"tile": 4, "points": "lavin"},
-        {"tile": 5},
-        {"tile": 6},
-        {"group_size": 0},
-        {"group_size": 64},
-        {"group_size": 4},
-        {"group_size": 12},
-        {"precision": "full", "tile": 1},
-        {"precision": "full", "tile": 2, "steps": "tile", "scales": "row-norm"},
-        {"precision": "full", "tile": 6, "scales": "standard", "steps": "axis"},
-        {"precision": "full", "tile": 6},
-        {"precision": "full", "steps": "tile"},
-        {"precision": "full", "group_size": 0},
-        {"precision": "full", "group_size": 12},
-        {"precision": "full", "steps": "axis", "group_size": 0},
-        {"precision": "full", "steps": "axis", "group_size": 12},
-        {"precision": "full", "steps": "axis", "group_size": 4},
-        # More products an axis than inputs of a tile.
-        {"family": "sfc"},
-        {"family": "sfc", "tile": 6},
-        {"family": "sfc", "precision": "full", "steps": "tile", "scales": "row-norm"},
-        {"family": "sfc", "precision": "full", "tile": 6},
-        {"tile": 2, "taps": 5, "group_size": 0},
-        {"tile": 4, "taps": 5, "precision": "full", "steps": "tile", "scales": "standard"},
-        {"tile": (2, 6), "group_size": 12},
-        {"tile": (3, 4), "precision": "full", "steps": "tile", "scales": "row-norm"},
-        {"family": "sfc", "tile": (6, 4), "precision": "full"},
-        {"tile": 6, "points": "complex"},
-        {"tile": 5, "points": "complex"},
-        {"tile": 3, "points": "complex", "precision": "full"},
+        pytest.param(
+            *target.values, options, marks=target.marks,
+            id="-".join(map(str, (*target.values, *options.values()))),
+        )
+        for target, every in zip(X86, (1, 3), strict=True)
+        for options in ALGORITHMS_GROUPS_AND_STEPS[::every]
     ],
-    ids=lambda options: "-".join(f"{value}" for value in options.values()),
-)
+)  # fmt: skip
 def test_algorithms_groups_and_steps(target: str, options: dict[str, object]) -> None:
     layer = make_layer(target, (1, 13, 9, 40), 36, **options)  # type: ignore[arg-type]
     assert_same_bits(layer.run()["output"], layer.reference().output)
