@@ -10,8 +10,9 @@ with Ctrl-C when you like. --again measures anew. Names of variants start with t
 F4 (the best points), F4-lavin, F6, F3-complex, F5-complex and F6-complex (with the points +-i),
 SFC4, SFC6, direct-filter and direct-tap (a weight step a filter or a tap), auto (planned without
 data) and auto-data (on the first input and its truth); then the precision, the scales, and "tile"
-or "axis" where a group of channels shares a step. "-calibrated" behind a whole name is
-for channels balanced and mean errors taken off by made-up inputs, as auto always does.
+or "axis" where a group of channels shares a step. Behind a whole name "-g64" is for
+groups of 64 channels (0: of all), and "-calibrated" for channels balanced and mean errors taken off
+by made-up inputs, as auto always does.
 F4:0,2/3,-2/3,4/3,-4/3 is F(4,3) in precision hadamard with points of your own.
 """
 

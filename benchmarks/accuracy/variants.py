@@ -23,7 +23,10 @@ ALGORITHMS: Mapping[str, WinogradConfig] = {
     "SFC4": WinogradConfig("sfc", tile=4),
     "SFC6": WinogradConfig("sfc", tile=6),
 }
-_CALIBRATED = "-calibrated"
+# At least one of the suffixes.
+_SUFFIXED = re.compile(
+    r"(?=.*-g\d|.*-cal)(?P<name>.+?)(-g(?P<group>\d+))?(?P<calibrated>-calibrated)?"
+)
 SCALES = ("standard", "row-norm", "correlated", "learned")
 
 
@@ -90,8 +93,9 @@ def variants() -> dict[str, Variant]:
 def chosen(names: list[str]) -> list[Variant]:
     """Return variants by name or by the start of their name, or by tile and points.
 
-    "F4:0,2/3,-2/3,4/3,-4/3" is F(4,3) in ``hadamard`` with these points; any variant's name and
-    "-calibrated" is that, calibrated on made-up inputs.
+    "F4:0,2/3,-2/3,4/3,-4/3" is F(4,3) in ``hadamard`` with these points; behind any
+    variant's name, "-g64" is that in groups of 64 channels (0: all of a layer), and "-calibrated"
+    behind it that, calibrated on made-up inputs.
 
     Raises
     ------
@@ -101,11 +105,16 @@ def chosen(names: list[str]) -> list[Variant]:
     known = variants()
     found = []
     for name in names:
-        if name.endswith(_CALIBRATED):
-            variant = known.get(name.removesuffix(_CALIBRATED))
+        if suffixed := _SUFFIXED.fullmatch(name):
+            variant = known.get(suffixed["name"])
             if variant is None:
-                raise ConfigError(f"variant is {name!r}; give a whole name before {_CALIBRATED!r}")
-            found.append(Variant(name, replace(variant.config, calibrate=True)))
+                raise ConfigError(f"variant is {name!r}; give a whole name before the suffixes")
+            config = variant.config
+            if suffixed["group"]:
+                config = replace(config, group_size=int(suffixed["group"]))
+            if suffixed["calibrated"]:
+                config = replace(config, calibrate=True)
+            found.append(Variant(name, config))
             continue
         if own := re.fullmatch(r"F(\d):(.+)", name):
             config = WinogradConfig(tile=int(own[1]), points=tuple(own[2].split(",")))
