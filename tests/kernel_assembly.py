@@ -13,7 +13,10 @@ import tvm
 
 _LABEL = re.compile(r"^(?P<name>[\w.$]+):")
 # Comments are "# ..." on x86 and "// ..." on Arm, where "#1" is a number.
-_INSTRUCTION = re.compile(r"^\t(?P<mnemonic>[a-z][\w.]*)\s*(?P<operands>.*?)\s*(?:(?:#|//)\s.*)?$")
+# "{vex}" tells the assembler which of two forms of an instruction is meant.
+_INSTRUCTION = re.compile(
+    r"^\t(\{vex\}\s+)?(?P<mnemonic>[a-z][\w.]*)\s*(?P<operands>.*?)\s*(?:(?:#|//)\s.*)?$"
+)
 # LLVM's marks for debug information: no code jumps to them.
 _MARK = re.compile(r"\.L(tmp|func_begin|func_end|loc|debug)")
 _JUMP = re.compile(r"j\w+|b(\.\w+)?|cbn?z|tbn?z")

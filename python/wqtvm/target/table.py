@@ -39,6 +39,18 @@ TABLE: tuple[TargetRecord, ...] = (
         schedule="x86_vnni",
     ),
     TargetRecord(
+        name="wq/x86-avx-vnni",
+        summary="x86-64 with AVX-VNNI: Alder Lake, Sierra Forest, Zen 5 and later",
+        architecture="x86_64",
+        mtriple="x86_64-linux-gnu",
+        mcpu="x86-64-v3",
+        mattr=("+avxvnni",),
+        features=(*_X86_V3, "avx_vnni"),
+        vector_lanes=8,
+        dot=DotProduct(8, 4, "uint8", "int8", zero_point=128),  # vpdpbusd ymm
+        schedule="x86_avx_vnni",
+    ),
+    TargetRecord(
         name="wq/x86-avx2",
         summary="x86-64 with AVX2 and FMA: Haswell, Zen and later",
         architecture="x86_64",

@@ -1,0 +1,54 @@
+"""AVX-VNNI: eight dot products of four u8 x s8 pairs an instruction (``vpdpbusd`` ymm)."""
+
+from __future__ import annotations
+
+from tvm import tirx
+
+from ..topi.direct_workload import DirectWorkload
+from ..topi.workload import WinogradWorkload
+from .cpu import schedule_cpu
+from .direct_cpu import DirectBlocking
+from .vnni import dot_intrinsic, instructions_256
+from .winograd_cpu import CpuBlocking
+
+_LANES = 8
+_INSTRUCTIONS = instructions_256()
+
+# Sixteen ymm registers: 4 x 2 accumulators, two vectors of U, a broadcast of V, and the sums as far
+# as they fit. L2 is 1.25 MiB or more a fast core; four small ones share 2 MiB.
+_BLOCKING = CpuBlocking(
+    lanes=_LANES,
+    dot_lanes=_LANES,
+    dot_reduce=4,
+    register_tiles=4,
+    register_vectors=2,
+    intrinsic=None,
+    l2_bytes=320 * 1024,
+    instructions=_INSTRUCTIONS,
+)
+
+# 3 x 2 accumulators, as many sums of taps, two vectors of U, a broadcast of V, a converted count.
+_DIRECT = DirectBlocking(
+    lanes=_LANES,
+    dot_lanes=_LANES,
+    dot_reduce=4,
+    register_pixels=(6, 3),
+    intrinsic=dot_intrinsic(_LANES),
+    task_pixels=96,
+    instructions=_INSTRUCTIONS,
+)
+
+
+def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
+    """Choose the tile rows and columns that are computed together."""
+    return _BLOCKING.tile_block(work, threads)
+
+
+def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
+    """Choose what a task of a direct convolution computes."""
+    return _DIRECT.blocked(work, threads)
+
+
+def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Schedule a function that holds a quantized operator."""
+    return schedule_cpu(function, _BLOCKING, _DIRECT)
