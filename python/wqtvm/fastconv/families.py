@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from ..errors import AlgorithmError
 from .bilinear import BilinearAlgorithm, Rational
@@ -25,6 +26,13 @@ def bilinear_algorithm(
     AlgorithmError
         If the family has no algorithm for such a tile, points or kernel.
     """
+    return _built(family, tile, points if isinstance(points, str | None) else tuple(points), r)
+
+
+@cache  # exact fractions are slow, and plans ask for the same few algorithms for every candidate
+def _built(
+    family: str, tile: int | None, points: str | tuple[Rational, ...] | None, r: int
+) -> BilinearAlgorithm:
     if family == "direct":
         return direct(r)
     if tile is None:

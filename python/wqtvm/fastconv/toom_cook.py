@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 from ..errors import AlgorithmError
 from .bilinear import BilinearAlgorithm, Matrix, Rational, as_matrix
@@ -163,6 +164,7 @@ def winograd(
     return toom_cook(tile, r, points)
 
 
+@cache
 def direct(r: int = KERNEL_TAPS) -> BilinearAlgorithm:
     """F(1, r): the direct convolution as a bilinear algorithm, every transform an identity."""
     identity = tuple(tuple(Fraction(int(i == j)) for j in range(r)) for i in range(r))
