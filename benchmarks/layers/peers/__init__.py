@@ -38,9 +38,11 @@ COMPETITORS: tuple[Competitor, ...] = (
     ), amx=False),
     Competitor("wqtvm", "wqtvm_layers", ("wqtvm",), (
         Variant("wqtvm direct", "int8", ours=True),
+        Variant("wqtvm direct filter", "int8", ours=True),
         Variant("wqtvm F(2,3)", "int8", products=4 / 9, weight_growth=16 / 9, ours=True),
         Variant("wqtvm F(4,3)", "int8", products=1 / 4, weight_growth=4, ours=True),
-        Variant("wqtvm F(6,3)", "int8", products=WINOGRAD_F6, weight_growth=64 / 9, ours=True),
+        Variant("wqtvm F(4,3) g64", "int8", products=1 / 4, weight_growth=4, ours=True),
+        Variant("wqtvm F(6,3) +-i", "int8", products=1 / 4, weight_growth=9, ours=True),
         Variant("wqtvm SFC-6", "int8", products=100 / 324, weight_growth=100 / 9, ours=True),
         Variant("wqtvm F(4,3) full", "int8", products=1 / 4, weight_growth=4, ours=True),
         Variant("wqtvm float32", "float32", ours=True),

@@ -22,9 +22,11 @@ from .base import Problem, Setting, Variant
 
 CONFIGS = {
     "wqtvm direct": wqtvm.WinogradConfig(algorithm="direct"),
+    "wqtvm direct filter": wqtvm.WinogradConfig(algorithm="direct", weight_steps="filter"),
     "wqtvm F(2,3)": wqtvm.WinogradConfig(tile=2),
     "wqtvm F(4,3)": wqtvm.WinogradConfig(tile=4),
-    "wqtvm F(6,3)": wqtvm.WinogradConfig(tile=6),
+    "wqtvm F(4,3) g64": wqtvm.WinogradConfig(tile=4, group_size=64),
+    "wqtvm F(6,3) +-i": wqtvm.WinogradConfig(tile=6, points="complex"),
     "wqtvm SFC-6": wqtvm.WinogradConfig(algorithm="sfc", tile=6),
     "wqtvm F(4,3) full": wqtvm.WinogradConfig(tile=4, precision="full"),
     "wqtvm float32": wqtvm.WinogradConfig(algorithm="float"),
