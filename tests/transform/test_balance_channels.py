@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import tvm
 from torch import nn
 from tvm import relax
 
@@ -17,6 +18,7 @@ from wqtvm.transform import pipeline
 from wqtvm.transform.balance_channels import balance_channels, balanceable
 from wqtvm.transform.correct_means import correct_means
 from wqtvm.transform.fold_channel_scales import fold_channel_scales
+from wqtvm.transform.observe_layers import observe_layers
 from wqtvm.transform.plan_convolutions import plan_convolutions
 
 SIZE = 12
@@ -32,7 +34,7 @@ def _prepared(network, channels=3):
     return pipeline.prepare(from_torch(network.eval(), (x,)).module)
 
 
-def _planned(module, name, seed=0, **fields):
+def _planned(module, name, **fields):
     """The plan of a module, with the named layer's balance or correction."""
     plan = plan_convolutions(module, WinogradConfig())
     return Plan(
@@ -177,3 +179,19 @@ def test_correction_is_in_the_bias(bias):
     folded = fold_channel_scales(balanced)
     assert _operators(folded) == _operators(corrected)
     np.testing.assert_allclose(_run(folded, x), expected, rtol=1e-4, atol=3e-6)
+
+
+def test_observed_layers_are_corrected():
+    """What a layer gives is then an output as well, of which the correction must be a part."""
+    network = nn.Sequential(_convolution(3, 17), nn.ReLU(), _convolution(17, 5, bias=False))
+    before = _prepared(network)
+    plan = _planned(before, "0", correction=_factors(17))
+    corrected = correct_means(observe_layers(before, ["0", "2"]), plan)
+    assert relax.analysis.well_formed(corrected)
+    x = np.random.default_rng(2).standard_normal((2, 3, SIZE, SIZE)).astype(np.float32)
+    executable = relax.build(relax.transform.LegalizeOps()(corrected), "llvm")
+    _, _, (first, _) = relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(x))
+    with torch.no_grad():
+        own = nn.functional.conv2d(torch.from_numpy(x), network[0].weight, padding=1)
+        expected = (own + torch.tensor(_factors(17))[:, None, None]).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(first.numpy(), expected.numpy(), rtol=1e-4, atol=3e-6)

@@ -3,8 +3,8 @@
 The correction of a layer's output channels is added to the bias behind it, or is one where there is
 none; fusion then makes it a part of the convolution's loop.
 
-Ordering: after `plan_convolutions` and `observe_layers`, which shows what a convolution gives
-without it; before `fold_channel_scales`, which scales biases, and before `lower_convolutions`.
+Ordering: after `plan_convolutions` and `observe_layers`, so that what is observed is corrected;
+before `fold_channel_scales`, which scales biases, and before `lower_convolutions`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class _Correct(PyExprMutator):
             value = relax.op.add(value.args[0], total)
         super().visit_var_binding_(relax.VarBinding(var, value))
         if var in self.alone:
-            given = self.visit_expr(var)
-            self.set_var_remap(
-                var, self.builder_.emit(relax.op.add(given, relax.const(self.alone[var])))
-            )
+            corrected = relax.op.add(self.visit_expr(var), relax.const(self.alone[var]))
+            # What is seen outside of its block stays so.
+            inside = isinstance(var, relax.DataflowVar)
+            emit = self.builder_.emit if inside else self.builder_.emit_output
+            self.set_var_remap(var, emit(corrected))
