@@ -44,6 +44,8 @@ ASSUMED_PSNR_DB = 35.0
 # The same where all outputs are a few numbers, such as scores of classes: what counts is which is
 # the largest. Noise of a loss of 0.1 dB is then 41 dB below their range, less than 1 % of it.
 ASSUMED_SCORES_PSNR_DB = 25.0
+# Of the loss that may be spent on the inputs that are seen: others lose up to a tenth more.
+_MARGIN = 0.85
 _PATCH = 24  # rows and columns of outputs in each of four patches on which candidates are compared
 _ROUNDS = 7  # of checking all errors at once
 _WIDEN = 1.5  # of the sum of noise, until it does not keep the budget
@@ -161,14 +163,16 @@ class _Chooser:
         loss = config.max_loss_db
         if loss is None and config.min_sqnr_db is None:
             loss = DEFAULT_LOSS_DB
-        self.loss = loss
+        self.loss = None if loss is None else _MARGIN * loss
         self.distance: float | None = None  # of the float network from the truth, as noise
         scores = all(output.ndim <= 2 for sample in samples for output in sample.outputs)
         assumed = ASSUMED_SCORES_PSNR_DB if scores else ASSUMED_PSNR_DB
         if targets is not None:
             self.targets = _arrays(calls(targets), samples)
             self.distance = self._mean_noise(self.targets)
-        self.budget = math.inf if loss is None else _budget(loss, self.distance, assumed)
+        self.budget = math.inf
+        if self.loss is not None:
+            self.budget = _budget(self.loss, self.distance, assumed)
         self._errors: dict[str, tuple[int, list[F32], F32]] = {}
 
     def choose(self, step: Callable[[int], None]) -> dict[str, LayerPlan]:
