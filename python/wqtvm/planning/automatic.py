@@ -173,7 +173,7 @@ class _Chooser:
         self.budget = math.inf
         if self.loss is not None:
             self.budget = _budget(self.loss, self.distance, assumed)
-        self._errors: dict[str, tuple[int, list[F32], F32]] = {}
+        self._errors: dict[str, tuple[int, list[F32]]] = {}
 
     def choose(self, step: Callable[[int], None]) -> dict[str, LayerPlan]:
         """The plans of all layers, by name."""
@@ -197,8 +197,9 @@ class _Chooser:
         for layer, index, o in zip(self.layers, taken, options, strict=True):
             plan = _explained(layer, index, o, total, self.loss is not None)
             if self.calibrate and plan.algorithm != "float":
-                self._error(layer, index)
-                plan = corrected(plan, self._errors[layer.name][2])
+                # Not counted in the budget: on other inputs errors have other means.
+                mean = mean_error(self._error(layer, index), extremes=self.extremes)
+                plan = corrected(plan, mean)
             found[layer.name] = plan
         return found
 
@@ -277,19 +278,12 @@ class _Chooser:
         return sum(energies) / len(energies)
 
     def _error(self, layer: _Layer, index: int) -> list[F32]:
-        """The errors of a candidate on all that the layer takes, (image, row, column, channel).
-
-        Without their mean, if that will be taken off.
-        """
+        """The errors of a candidate on all that the layer takes, (image, row, column, channel)."""
         if layer.name in self._errors and self._errors[layer.name][0] == index:
             return self._errors[layer.name][1]
         errors = errors_of(layer.choices[index].layer, self.weights[layer.name], self.samples)
-        mean = mean_error(errors, extremes=self.extremes)
-        if self.calibrate:
-            errors = [error - mean for error in errors]
-        # The last alone: they are as large as features.
-        self._errors[layer.name] = index, [np.ascontiguousarray(e) for e in errors], mean
-        return self._errors[layer.name][1]
+        self._errors[layer.name] = index, errors  # the last alone: they are as large as features
+        return errors
 
 
 def _measure(

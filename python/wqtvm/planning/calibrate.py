@@ -35,8 +35,10 @@ def channels_first(x: F32) -> torch.Tensor:
 def errors_of(layer: LayerPlan, weight: F32, samples: Sequence[Sample]) -> list[F32]:
     """The planned layer's error on all that it takes, (image, row, column, channel) a sample."""
     return [
-        emulate(layer, weight, sample.features[layer.name], layer.padding[0])
-        - sample.results[layer.name]
+        np.ascontiguousarray(
+            emulate(layer, weight, sample.features[layer.name], layer.padding[0])
+            - sample.results[layer.name]
+        )
         for sample in samples
     ]
 
