@@ -10,9 +10,11 @@ from torch import nn
 import wqtvm
 from wqtvm import WinogradConfig
 from wqtvm.emulation import emulate_network
-from wqtvm.planning.calibrate import mean_error
+from wqtvm.frontend import from_torch
+from wqtvm.planning import plan_network
 from wqtvm.quantization import sqnr_db
 from wqtvm.quantization.balance import balance_factors, balanced_weights
+from wqtvm.transform import pipeline
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(-3, 3))
@@ -39,12 +41,6 @@ def test_channels_that_are_silent_or_without_weights_keep_finite_factors():
     assert np.isfinite(balanced_weights(weight, np.array(factors))).all()
 
 
-def test_extremes_take_off_what_is_common_to_both():
-    one, other = (np.broadcast_to(np.float32(v), (1, 2, 2, 3)) for v in ([1, -2, 3], [5, -1, -3]))
-    np.testing.assert_array_equal(mean_error([one, other], extremes=True), [1, -1, 0])
-    np.testing.assert_array_equal(mean_error([one, other], extremes=False), [3, -1.5, 0])
-
-
 @pytest.mark.parametrize("algorithm", ["winograd", "direct"])
 def test_calibrated_network_is_nearer_to_float(algorithm):
     """Channels of very different size behind a ReLU; compiled as emulated."""
@@ -61,7 +57,7 @@ def test_calibrated_network_is_nearer_to_float(algorithm):
     found = {}
     for calibrate in (False, True):
         config = WinogradConfig(algorithm, exclude=("0",), calibrate=calibrate)
-        compiled = wqtvm.compile(network, (x,), config=config)
+        compiled = wqtvm.compile(network, (x,), config=config, calibration=(x,))
         layers = {layer.name: layer for layer in compiled.plan.layers}
         y = compiled(x).numpy()
         # A value next to a tie may be rounded to its other side.
@@ -70,3 +66,29 @@ def test_calibrated_network_is_nearer_to_float(algorithm):
         assert (layers["2"].correction is not None) == calibrate
         found[calibrate] = sqnr_db(exact, y)
     assert found[True] > found[False] + 2
+
+
+class Doubled(nn.Module):
+    """A network that gives pictures, or one that does not."""
+
+    def __init__(self, gives_pictures: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gives_pictures = gives_pictures
+        self.convolution = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.convolution(x)
+        return x + 0.1 * y if self.gives_pictures else 10 * y
+
+
+@pytest.mark.parametrize("gives_pictures", [True, False])
+def test_means_are_taken_off_where_inputs_are_known(gives_pictures):
+    """Made-up pictures are, for a network that gives such pictures back."""
+    network, x = Doubled(gives_pictures).eval(), torch.zeros(1, 3, 24, 24)
+    prepared = pipeline.prepare(from_torch(network, (x,)).module)
+    (layer,) = plan_network(prepared, WinogradConfig(calibrate=True), examples=(x,)).layers
+    assert (layer.correction is not None) == gives_pictures
+    given = (torch.rand(1, 3, 24, 24),)
+    (layer,) = plan_network(prepared, WinogradConfig(calibrate=True), inputs=given).layers
+    assert layer.correction is not None

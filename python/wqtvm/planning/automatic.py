@@ -30,7 +30,7 @@ from ..tensor_spec import TensorSpec
 from ..transform.balance_channels import balanceable
 from ..transform.plan_convolutions import plan_convolutions
 from .allocate import Option, allocate
-from .calibrate import balanced, channels_first, corrected, emulate, errors_of, mean_error
+from .calibrate import balanced, channels_first, corrected, emulate, errors_of
 from .candidates import Candidate, candidates
 from .float_network import F32, FloatNetwork, Sample, weights_of
 from .samples import calls, made_up_samples
@@ -112,14 +112,14 @@ def plan_network(
     report(_STAGE, 0, steps)
     network = FloatNetwork(prepared, names)
     if inputs is None:
-        samples = made_up_samples(network, _specs(prepared), examples, seed)
+        samples, typical = made_up_samples(network, _specs(prepared), examples, seed)
     else:
-        samples = [network.run(call) for call in calls(inputs)]
+        samples, typical = [network.run(call) for call in calls(inputs)], True
     _check_finite(samples, names)
     report(_STAGE, 1, steps)
     weights = weights_of(prepared, names)
-    extremes = inputs is None and len(samples) > 1
-    if config.calibrate is not False:
+    calibrate = config.calibrate is not False
+    if calibrate:
         free = balanceable(prepared["main"])
         eligible = [
             balanced(layer, weights[layer.name], samples) if layer.name in free else layer
@@ -128,8 +128,9 @@ def plan_network(
     if not automatic:
         planned = {}
         for index, layer in enumerate(eligible):
-            errors = errors_of(layer, weights[layer.name], samples)
-            planned[layer.name] = corrected(layer, mean_error(errors, extremes=extremes))
+            if typical:
+                layer = corrected(layer, errors_of(layer, weights[layer.name], samples))
+            planned[layer.name] = layer
             report(_STAGE, 2 + index, steps)
         return Plan(tuple(planned.get(layer.name, layer) for layer in base.layers))
 
@@ -139,7 +140,7 @@ def plan_network(
         features = [sample.features[layer.name] for sample in samples]
         layers.append(_measure(layer, offered, features, weights[layer.name]))
         report(_STAGE, 2 + index, steps)
-    chosen = _Chooser(samples, layers, weights, config, targets, extremes).choose(
+    chosen = _Chooser(samples, layers, weights, config, targets, calibrate and typical).choose(
         lambda done: report(_STAGE, 1 + len(names) + done, steps)
     )
     report(_STAGE, steps, steps)
@@ -154,10 +155,9 @@ class _Chooser:
         weights: dict[str, F32],
         config: WinogradConfig,
         targets: Sequence[Any] | None,
-        extremes: bool,
+        correct: bool,
     ) -> None:
-        self.extremes = extremes
-        self.calibrate = config.calibrate is not False
+        self.correct = correct
         self.samples, self.layers, self.weights = samples, layers, weights
         self.least = -math.inf if config.min_sqnr_db is None else config.min_sqnr_db
         loss = config.max_loss_db
@@ -196,10 +196,9 @@ class _Chooser:
         found = {}
         for layer, index, o in zip(self.layers, taken, options, strict=True):
             plan = _explained(layer, index, o, total, self.loss is not None)
-            if self.calibrate and plan.algorithm != "float":
+            if self.correct and plan.algorithm != "float":
                 # Not counted in the budget: on other inputs errors have other means.
-                mean = mean_error(self._error(layer, index), extremes=self.extremes)
-                plan = corrected(plan, mean)
+                plan = corrected(plan, self._error(layer, index))
             found[layer.name] = plan
         return found
 

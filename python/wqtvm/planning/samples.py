@@ -25,16 +25,21 @@ _CONTRAST = 0.5  # at least, from its least value to its largest
 
 def made_up_samples(
     network: FloatNetwork, specs: Sequence[TensorSpec], examples: Sequence[Any] | None, seed: int
-) -> list[Sample]:
-    """The network on a made-up call, or on two where the range of its pictures is open."""
+) -> tuple[list[Sample], bool]:
+    """The network on a made-up call, or on two where the range of its pictures is open.
+
+    And whether it is at home there: whether what its layers give is likely to be what they give in
+    use, down to means.
+    """
     unit, *extremes = (
         completed(specs, examples, seed, span=span) for span in ((0.0, 1.0), *_EXTREMES)
     )
     first = network.run(unit)
     pictures = any(not np.array_equal(a, b) for a, b in zip(unit, extremes[0], strict=True))
-    if not pictures or any(map(_like_the_inputs, first.outputs)):
-        return [first]
-    return [network.run(inputs) for inputs in extremes]
+    at_home = pictures and any(map(_like_the_inputs, first.outputs))
+    if at_home or not pictures:
+        return [first], at_home
+    return [network.run(inputs) for inputs in extremes], False
 
 
 def calls(values: Sequence[Any]) -> list[Sequence[Any]]:
