@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from wqtvm import WinogradConfig
-from wqtvm.errors import WqtvmError
+from wqtvm.errors import ConfigError, WqtvmError
 from wqtvm.planning.candidates import saved
 
 from .automatic import planned_layers
@@ -92,7 +92,12 @@ def measure_network(name: str, names: list[str], results: Results, *, again: boo
     started = time.monotonic()
     for index, variant in enumerate(todo):
         if variant.config.calibrate:
-            measured = subject.measure(planned_layers(subject, variant.config))
+            try:
+                planned = planned_layers(subject, variant.config)
+            except ConfigError as error:
+                print(f"{name} {variant.name}: {error}", file=sys.stderr)
+                continue
+            measured = subject.measure(planned)
         else:
             measured = subject.measure(dict.fromkeys(subject.layers, variant.scheme))
         results.add(name, variant.name, variant.multiplications, asdict(measured))

@@ -10,6 +10,7 @@ from torch import nn
 import wqtvm
 from wqtvm import WinogradConfig
 from wqtvm.emulation import emulate_network
+from wqtvm.errors import ConfigError
 from wqtvm.frontend import from_torch
 from wqtvm.planning import plan_network
 from wqtvm.quantization import sqnr_db
@@ -82,13 +83,18 @@ class Doubled(nn.Module):
         return x + 0.1 * y if self.gives_pictures else 10 * y
 
 
-@pytest.mark.parametrize("gives_pictures", [True, False])
-def test_means_are_taken_off_where_inputs_are_known(gives_pictures):
-    """Made-up pictures are, for a network that gives such pictures back."""
-    network, x = Doubled(gives_pictures).eval(), torch.zeros(1, 3, 24, 24)
-    prepared = pipeline.prepare(from_torch(network, (x,)).module)
-    (layer,) = plan_network(prepared, WinogradConfig(calibrate=True), examples=(x,)).layers
-    assert (layer.correction is not None) == gives_pictures
-    given = (torch.rand(1, 3, 24, 24),)
-    (layer,) = plan_network(prepared, WinogradConfig(calibrate=True), inputs=given).layers
+def test_made_up_pictures_serve_a_network_that_gives_pictures_back():
+    x, config = torch.zeros(1, 3, 24, 24), WinogradConfig(calibrate=True)
+    prepared = pipeline.prepare(from_torch(Doubled(True).eval(), (x,)).module)
+    (layer,) = plan_network(prepared, config, examples=(x,)).layers
     assert layer.correction is not None
+
+    prepared = pipeline.prepare(from_torch(Doubled(False).eval(), (x,)).module)
+    with pytest.raises(ConfigError, match="give calibration inputs"):
+        plan_network(prepared, config, examples=(x,))
+    auto = plan_network(prepared, WinogradConfig(algorithm="auto"), examples=(x,))
+    assert auto.layers[0].correction is auto.layers[0].balance is None
+    picture = torch.linspace(0, 1, 24).expand(1, 3, 24, 24).contiguous()
+    for real in ({"inputs": (picture,)}, {"examples": (picture,)}):
+        (layer,) = plan_network(prepared, config, **real).layers
+        assert layer.correction is not None

@@ -88,7 +88,8 @@ def plan_network(
     Raises
     ------
     ConfigError
-        If a pattern matches nothing, or targets come without inputs.
+        If a pattern matches nothing, targets come without inputs, or the network is to be
+        calibrated and nothing says what its inputs are.
     InputMismatchError
         If targets have other shapes than the outputs.
     NonFiniteError
@@ -118,7 +119,13 @@ def plan_network(
     _check_finite(samples, names)
     report(_STAGE, 1, steps)
     weights = weights_of(prepared, names)
-    calibrate = config.calibrate is not False
+    if config.calibrate and not typical:
+        raise ConfigError(
+            "calibrate is True, but nothing says what this network's inputs are: it does not give "
+            "pictures of 0 to 1 back, and no examples vary; give calibration inputs, or leave "
+            "calibrate out"
+        )
+    calibrate = config.calibrate is not False and typical
     if calibrate:
         free = balanceable(prepared["main"])
         eligible = [
@@ -128,9 +135,8 @@ def plan_network(
     if not automatic:
         planned = {}
         for index, layer in enumerate(eligible):
-            if typical:
-                layer = corrected(layer, errors_of(layer, weights[layer.name], samples))
-            planned[layer.name] = layer
+            errors = errors_of(layer, weights[layer.name], samples)
+            planned[layer.name] = corrected(layer, errors)
             report(_STAGE, 2 + index, steps)
         return Plan(tuple(planned.get(layer.name, layer) for layer in base.layers))
 
@@ -140,7 +146,7 @@ def plan_network(
         features = [sample.features[layer.name] for sample in samples]
         layers.append(_measure(layer, offered, features, weights[layer.name]))
         report(_STAGE, 2 + index, steps)
-    chosen = _Chooser(samples, layers, weights, config, targets, calibrate and typical).choose(
+    chosen = _Chooser(samples, layers, weights, config, targets, calibrate).choose(
         lambda done: report(_STAGE, 1 + len(names) + done, steps)
     )
     report(_STAGE, steps, steps)

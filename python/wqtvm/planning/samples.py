@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.made_up import completed, is_picture
+from ..runtime.made_up import completed, is_picture, tells
 from ..tensor_spec import TensorSpec
 from .float_network import FloatNetwork, Sample
 
@@ -28,17 +28,18 @@ def made_up_samples(
 ) -> tuple[list[Sample], bool]:
     """The network on a made-up call, or on two where the range of its pictures is open.
 
-    And whether it is at home there: whether what its layers give is likely to be what they give in
-    use, down to means.
+    And whether that is typical: whether its layers are likely to give what they give in use, since
+    examples say all there is to say, or the network gives the pictures back.
     """
     unit, *extremes = (
         completed(specs, examples, seed, span=span) for span in ((0.0, 1.0), *_EXTREMES)
     )
     first = network.run(unit)
     pictures = any(not np.array_equal(a, b) for a, b in zip(unit, extremes[0], strict=True))
-    at_home = pictures and any(map(_like_the_inputs, first.outputs))
-    if at_home or not pictures:
-        return [first], at_home
+    if not pictures:
+        return [first], examples is not None and all(map(tells, examples))
+    if any(map(_like_the_inputs, first.outputs)):
+        return [first], True
     return [network.run(inputs) for inputs in extremes], False
 
 

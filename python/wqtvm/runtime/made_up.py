@@ -63,8 +63,14 @@ def completed(
     made_up = random_inputs(specs, seed, span)
     if examples is None:
         return made_up
-    arrays = [e.numpy(force=True) if is_torch(e) else np.asarray(e) for e in examples]
-    return [array if _tells(array) else other for array, other in zip(arrays, made_up, strict=True)]
+    return [
+        _array(example) if tells(example) else other
+        for example, other in zip(examples, made_up, strict=True)
+    ]
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return value.numpy(force=True) if is_torch(value) else np.asarray(value)
 
 
 def is_picture(shape: tuple[int, ...]) -> bool:
@@ -109,7 +115,9 @@ def _channel_axis(shape: tuple[int, ...]) -> int | None:
     return next((axis for axis in (1, 3) if shape[axis] in _PICTURE_CHANNELS), None)
 
 
-def _tells(example: NDArray[Any]) -> bool:
+def tells(value: Any) -> bool:
+    """Whether an example is taken for a real input, see ``completed``."""
+    example = _array(value)
     if example.size == 1:
         return bool(example.any())
     if (example == example.flat[0]).all():
