@@ -52,8 +52,8 @@ class WinogradConfig:
         taps, as int8 libraries do for direct convolutions).
     calibrate : whether input channels are balanced against weights, where that is free, and output
         channels rid of their errors' means, by what layers do on the inputs given or, without data,
-        on made-up ones; the float network is built and run for it. If None, with "auto" only, which
-        runs it anyway.
+        on made-up pictures, if the network gives such back; the float network is built and run for
+        it. If None, with "auto" only, which runs it anyway, and where inputs are known.
     min_sqnr_db : in "auto", the least SQNR of a layer by itself against float, in dB.
     max_loss_db : in "auto", by how much the network's PSNR against the truth may fall, in dB; where
         neither is given, 0.1.
