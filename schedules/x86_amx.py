@@ -49,6 +49,8 @@ _BLOCKING = replace(
     tiles=_TILES,
 )
 
+_DIRECT = x86_vnni._DIRECT
+
 
 def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
     """Choose the tile rows and columns that are computed together."""
@@ -57,9 +59,9 @@ def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
 
 def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
     """Choose what a task of a direct convolution computes."""
-    return x86_vnni.direct_block(work, threads)
+    return _DIRECT.blocked(work, threads)
 
 
 def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
     """Schedule a function that holds a quantized operator."""
-    return schedule_cpu(function, _BLOCKING, x86_vnni._DIRECT)
+    return schedule_cpu(function, _BLOCKING, _DIRECT)
