@@ -15,7 +15,7 @@ from tvm.tirx import IterVar
 
 from ..topi.direct_workload import DirectWorkload
 from ..topi.workload import WinogradWorkload
-from .winograd_cpu import inline_epilogue
+from .loops import inline_epilogue
 
 _THREADS = 256
 _FMA = ir.Op.get("tirx.fma")

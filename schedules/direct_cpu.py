@@ -32,11 +32,10 @@ from typing import TYPE_CHECKING, Any
 
 from tvm import s_tir, tirx
 
-from .amax import amax_intrinsic
 from .instructions import Instructions
+from .loops import inline_epilogue, largest_of_channels, unroll_and_vectorize
 from .prefetch import PIXELS, TASKS, fetch_for_sums
 from .quantize_kernel import LANES, write_quantization
-from .winograd_cpu import inline_epilogue
 
 if TYPE_CHECKING:
     from ..topi.direct_workload import DirectWorkload
@@ -103,7 +102,6 @@ def _divisions(width: int) -> list[int]:
 
 _TASK_OVERHEAD_PIXELS, _ROW_OVERHEAD_PIXELS = 4.0, 0.25
 _LEAST_CHAINS = 10  # accumulators below which products wait for each other
-_LEAST_VECTOR = 8  # channels below which a largest magnitude is looked for one by one
 
 
 def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.PrimFunc:
@@ -150,13 +148,13 @@ def _schedule_sums(
     p, k, group = sch.get_loops(m)[-3:]
     pixel_blocks, inner = _register_block(sch, blocking, p, k, pixels, vectors)
     sch.reorder(group, pixel_blocks, *inner)
-    _unroll_and_vectorize(sch, inner)
+    unroll_and_vectorize(sch, inner)
 
     sch.compute_at(taps, pixel_blocks, preserve_unit_loops=True)
     p, _, k, row, column = sch.get_loops(taps)[-5:]
     _, inner = _register_block(sch, blocking, p, k, pixels, vectors)
     sch.reorder(row, column, *inner)
-    _unroll_and_vectorize(sch, inner)
+    unroll_and_vectorize(sch, inner)
 
     sch.compute_at(products, column, preserve_unit_loops=True)
     p, *_, k, s = sch.get_loops(products)[-6:]
@@ -172,7 +170,7 @@ def _schedule_sums(
         sch.vectorize(sch.split(sch.get_loops(start)[-1], [None, blocking.lanes])[1])
     for block, loop in ((m, group), (taps, row), (products, step)):
         init = sch.decompose_reduction(block, loop)
-        _unroll_and_vectorize(sch, sch.get_loops(init)[-3:])
+        unroll_and_vectorize(sch, sch.get_loops(init)[-3:])
     # Not before: the loops that set sums to zero, copies of these, would be marked as well.
     if blocking.instructions is not None:
         sch.annotate(pixel_blocks, PIXELS, True)
@@ -214,18 +212,4 @@ def _schedule_quantization(sch: s_tir.Schedule, blocking: DirectBlocking) -> Non
         elif lanes > 1:
             sch.vectorize(lane)
     amax = sch.get_sblock("V_amax")
-    channel = sch.get_loops(amax)[-1]
-    count = int(sch.get(channel).extent)
-    sch.decompose_reduction(amax, channel)
-    if count < _LEAST_VECTOR:
-        sch.unroll(channel)
-    else:
-        sch.tensorize(channel, amax_intrinsic(count))
-
-
-def _unroll_and_vectorize(sch: s_tir.Schedule, loops: Sequence[Any]) -> None:
-    """Vectorize the innermost loop, as wide as a vector, and unroll the others."""
-    *outer, lane = loops
-    for loop in outer:
-        sch.unroll(loop)
-    sch.vectorize(lane)
+    largest_of_channels(sch, amax, sch.get_loops(amax)[-1:])

@@ -31,7 +31,6 @@ class TileInstructions:
     ----------
     configure : of the load of the first byte of a configuration.
     release : all registers.
-    zero : of a register.
     load, store : of a register, the load of its first element in memory, and the bytes from one of
         its rows to the next.
     multiply : of three registers: adds the products of the second's bytes, as activations are, and
@@ -40,7 +39,6 @@ class TileInstructions:
 
     configure: Callable[[Any], Any]
     release: Callable[[], Any]
-    zero: Callable[[int], Any]
     load: Callable[[int, Any, Any], Any]
     store: Callable[[int, Any, Any], Any]
     multiply: Callable[[int, int, int], Any]

@@ -100,11 +100,8 @@ class Product:
         m, products = realize["M"].block, realize["products"].block
         self.m = m.writes[0].source
         # Stages keep their names; parameters lose theirs when a network's functions are fused.
-        counts, start = products.writes[0].source, products.init.value
-        # What a sum starts with, where activations have a zero point.
-        self.correction = getattr(start, "source", None)
-        besides = (counts,) if self.correction is None else (counts, self.correction)
-        self.v, self.u = _named("V", products.reads, besides)
+        counts, self.correction = products.writes[0].source, products.init.value.source
+        self.v, self.u = _named("V", products.reads, besides=(counts, self.correction))
         self.v_step, self.u_step = _named("V_step", m.reads, besides=(counts, self.m))
         self.steps = int(self.v.ty.shape[-1]) // reduce
         self.reads, self.writes = [*m.reads, *products.reads], m.writes
@@ -134,7 +131,6 @@ class Product:
             fetched += [
                 tirx.BufferLoad(buffer, [e, v, group, lane])
                 for buffer in (self.u_step, self.correction)
-                if buffer is not None
             ]
         return [fetch(load) for load in fetched]
 

@@ -119,9 +119,7 @@ class TileProduct(Product):
         return body
 
     def _start(self, group: Any, register: int, vector: int) -> Any:
-        """What takes off the zero point, the same in each row, or zeros."""
-        if self.correction is None:
-            return self.instructions.zero(register)
+        """Load what takes off the zero point, the same in each row."""
         e, v, *_, k = self.at
         place = tirx.BufferLoad(self.correction, [e, v, group, k + vector * self.lanes])
         return self.instructions.load(register, place, tirx.const(0, "int64"))

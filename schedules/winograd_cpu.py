@@ -15,7 +15,7 @@ cache and no layer ever lies whole in the Winograd domain. ``CpuBlocking`` choos
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ import numpy as np
 from tvm import s_tir, tirx
 from tvm.tirx import IterVar
 
-from .amax import amax_intrinsic
 from .instructions import Instructions, TileInstructions
+from .loops import inline_epilogue, largest_of_channels, unroll_and_vectorize
 from .prefetch import TILES, VECTORS, fetch_next_tile
 from .product_kernel import BLOCKS, MARK, write_products
 from .quantize_kernel import LANES, write_quantization
@@ -115,9 +115,6 @@ class CpuBlocking:
 
 
 _BLOCK_OVERHEAD_TILES = 2.0
-# Channels below which a largest magnitude is looked for one by one. TVM cannot match the intrinsic
-# for 4 of them where there are 4 rows, too.
-_LEAST_VECTOR = 8
 _PAGE, _LINE = 4096, 64  # bytes
 
 
@@ -160,20 +157,6 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     else:
         function = write_tile_products(function, rows, vectors, lanes, reduce, blocking.tiles)
     return write_quantization(fetch_next_tile(function), blocking.instructions)
-
-
-def inline_epilogue(sch: s_tir.Schedule, output: Any) -> Any:
-    """Move the elementwise operators behind a block into it."""
-    consumers = sch.get_consumers(output)
-    while consumers:
-        inner = [block for block in consumers if sch.get_consumers(block)]
-        for block in inner:
-            sch.compute_inline(block)
-        if not inner:
-            (last,) = consumers
-            sch.reverse_compute_inline(last)
-        consumers = sch.get_consumers(output)
-    return output
 
 
 def _extent(sch: s_tir.Schedule, block: str, axis: int) -> int:
@@ -245,9 +228,9 @@ def _schedule_products(
         for loop in (image, row, column):
             sch.annotate(loop, BLOCKS, True)
         return
-    _unroll_and_vectorize(sch, (row_in, column_in, vector, lane))
+    unroll_and_vectorize(sch, (row_in, column_in, vector, lane))
     init = sch.decompose_reduction(m, g)
-    _unroll_and_vectorize(sch, sch.get_loops(init)[-4:])
+    unroll_and_vectorize(sch, sch.get_loops(init)[-4:])
 
     products = sch.get_sblock("products")
     image, row, column, _, k, s = sch.get_loops(products)[-6:]
@@ -257,17 +240,9 @@ def _schedule_products(
     for loop in (row, column, vector):
         sch.unroll(loop)
     init = sch.decompose_reduction(products, step)
-    _unroll_and_vectorize(sch, sch.get_loops(init)[-4:])
+    unroll_and_vectorize(sch, sch.get_loops(init)[-4:])
     if blocking.intrinsic:
         sch.tensorize(lane, blocking.intrinsic)
-
-
-def _unroll_and_vectorize(sch: s_tir.Schedule, loops: Sequence[Any]) -> None:
-    """Vectorize the innermost loop, as wide as a vector, and unroll the others."""
-    *outer, lane = loops
-    for loop in outer:
-        sch.unroll(loop)
-    sch.vectorize(lane)
 
 
 def _matrix_pass(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
@@ -276,7 +251,7 @@ def _matrix_pass(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None
     lanes = math.gcd(int(sch.get(channel).extent), blocking.lanes)
     outer, lane = sch.split(channel, [None, lanes])
     sch.reorder(outer, row, column, lane)
-    _unroll_and_vectorize(sch, (row, column, lane))
+    unroll_and_vectorize(sch, (row, column, lane))
 
 
 def _elementwise(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
@@ -302,12 +277,7 @@ def _largest(sch: s_tir.Schedule, blocking: CpuBlocking, block: Any) -> None:
     iterations = _iterations(sch, block)
     reduced = [loop for loop, kind in iterations if kind == IterVar.CommReduce]
     if _reduces_channels(sch, block):
-        count = int(sch.get(reduced[-1]).extent)
-        sch.decompose_reduction(block, reduced[0])
-        if count < _LEAST_VECTOR:
-            sch.unroll(reduced[-1])
-        else:
-            sch.tensorize(reduced[-1], amax_intrinsic(count))
+        largest_of_channels(sch, block, reduced)
         return
     (along,) = reduced
     channel = [loop for loop, kind in iterations if kind != IterVar.CommReduce][-1]

@@ -29,7 +29,6 @@ def _register(number: int) -> Any:
 _TILES = TileInstructions(
     configure=lambda place: _call("ldtilecfg", tirx.address_of(place)),
     release=lambda: _call("tilerelease"),
-    zero=lambda register: _call("tilezero", _register(register)),
     load=lambda register, place, stride: _call(
         "tileloadd64", _register(register), tirx.address_of(place), stride
     ),

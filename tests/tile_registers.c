@@ -45,12 +45,6 @@ static void check_used(int tile) {
   check(state.configured && state.rows[tile] > 0, "a register is used without a configuration");
 }
 
-int wq_tile_zero(int tile) {
-  check_used(tile);
-  memset(state.data[tile], 0, sizeof state.data[tile]);
-  return 0;
-}
-
 int wq_tile_load(int tile, const uint8_t *from, int64_t stride) {
   check_used(tile);
   memset(state.data[tile], 0, sizeof state.data[tile]);

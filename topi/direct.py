@@ -12,7 +12,6 @@ the bit.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from tvm import te, tirx
@@ -20,13 +19,13 @@ from tvm import te, tirx
 from .arithmetic import (
     absolute_bits,
     contract_reduction,
-    float32,
     hide_parameter,
     int32,
     start_reduction,
     steps_of,
 )
 from .direct_workload import DirectWorkload
+from .image import image_or_zero
 
 OPERATOR = "wq.direct_conv2d"
 
@@ -81,16 +80,9 @@ def _starts(work: DirectWorkload, correction: te.Tensor) -> te.Tensor:
 
 def _pixels(work: DirectWorkload, image: te.Tensor) -> te.Tensor:
     """Put zeros around the image, and divide its channels: (z, g, y, x, s) float32."""
-    size = work.group_size
 
     def value(z: Any, g: Any, y: Any, x: Any, s: Any) -> Any:
-        row, column = y - work.padding, x - work.padding
-        inside = [row >= 0, row < work.height, column >= 0, column < work.width]
-        if work.in_channels % size:
-            # In units of a common divisor, so that whole vectors lie inside or outside.
-            unit = math.gcd(work.in_channels, size)
-            inside.append((g * size + s) // unit < work.in_channels // unit)
-        return tirx.if_then_else(tirx.all(*inside), image[z, row, column, g * size + s], float32(0))
+        return image_or_zero(work, image, (z, y - work.padding, x - work.padding), g, s)
 
     return te.compute(work.input_shape, value, name="pixels")
 

@@ -15,7 +15,6 @@ with the transforms' stages in ``hadamard.py`` and ``full.py``.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from tvm import te, tirx
@@ -24,11 +23,11 @@ from . import full, hadamard
 from .arithmetic import (
     absolute_bits,
     contract_reduction,
-    float32,
     int32,
     start_reduction,
     steps_of,
 )
+from .image import image_or_zero
 from .workload import WinogradWorkload
 
 OPERATOR = "wq.winograd_conv2d"
@@ -71,19 +70,14 @@ def winograd_conv2d(work: WinogradWorkload) -> tirx.PrimFunc:
 
 def _input_tile(work: WinogradWorkload, image: te.Tensor) -> te.Tensor:
     """Cut the image into overlapping tiles, zeros outside it: (z, y, x, g, i, j, s) float32."""
-    (m_y, m_x), size = work.scheme.output_tile, work.group_size
+    m_y, m_x = work.scheme.output_tile
 
     def value(z: Any, y: Any, x: Any, g: Any, i: Any, j: Any, s: Any) -> Any:
         row = y * m_y + i - work.padding
         column = x * m_x + j - work.padding
-        inside = [row >= 0, row < work.height, column >= 0, column < work.width]
-        if work.in_channels % size:
-            # In units of a common divisor, so that whole vectors lie inside or outside.
-            unit = math.gcd(work.in_channels, size)
-            inside.append((g * size + s) // unit < work.in_channels // unit)
-        return tirx.if_then_else(tirx.all(*inside), image[z, row, column, g * size + s], float32(0))
+        return image_or_zero(work, image, (z, row, column), g, s)
 
-    shape = (*work.tile_shape, work.groups, *work.scheme.input_tile, size)
+    shape = (*work.tile_shape, work.groups, *work.scheme.input_tile, work.group_size)
     return te.compute(shape, value, name="tile")
 
 

@@ -37,6 +37,11 @@ class Workload:
     dot: DotProduct
 
     @property
+    def group_size(self) -> int:
+        """Channels of an input group."""
+        return self.scheme.channels_per_group(self.in_channels)
+
+    @property
     def out_height(self) -> int:
         """Rows of the output image."""
         return self.height + 2 * self.padding - self.scheme.kernel + 1
@@ -83,11 +88,6 @@ class WinogradWorkload(Workload):
             math.ceil(self.tile_rows / rows) * rows,
             math.ceil(self.tile_columns / columns) * columns,
         )
-
-    @property
-    def group_size(self) -> int:
-        """Channels of an input group."""
-        return self.scheme.channels_per_group(self.in_channels)
 
     @property
     def out_group_size(self) -> int:

@@ -19,7 +19,7 @@ from .quantization import sqnr_db
 from .quantization.plan import Plan
 from .runtime import cpu
 from .runtime.made_up import random_inputs
-from .runtime.specs import check_inputs, is_torch
+from .runtime.specs import as_array, check_inputs
 from .target import TargetRecord, lookup
 from .transform import pipeline
 from .transform.observe_layers import isolate_layers, observe_layers
@@ -206,8 +206,7 @@ def _run(built: BuiltModule, inputs: Sequence[Any], record: TargetRecord) -> Any
 def _tensor(value: Any, device: tvm.runtime.Device) -> tvm.runtime.Tensor:
     if isinstance(value, tvm.runtime.Tensor):
         return value
-    array = value.numpy(force=True) if is_torch(value) else value
-    return tvm.runtime.tensor(np.asarray(array, order="C"), device)
+    return tvm.runtime.tensor(np.asarray(as_array(value), order="C"), device)
 
 
 def _sqnr(reference: tvm.runtime.Tensor, result: tvm.runtime.Tensor) -> float:

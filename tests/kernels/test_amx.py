@@ -1,7 +1,7 @@
 """The kernels for AMX: their instructions, and their results with tile registers written in C.
 
 No machine that runs these tests need have the tile registers: what the schedule writes is the same
-but for the six instructions, which are calls of functions here.
+but for the five instructions, which are calls of functions here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ def _call(name: str, *arguments: Any) -> Any:
 IN_C = TileInstructions(
     configure=lambda place: _call("configure", tirx.address_of(place)),
     release=lambda: _call("release"),
-    zero=lambda register: _call("zero", register),
     load=lambda register, place, stride: _call("load", register, tirx.address_of(place), stride),
     store=lambda register, place, stride: _call("store", register, tirx.address_of(place), stride),
     multiply=lambda *registers: _call("multiply", *registers),

@@ -25,7 +25,7 @@ from tvm import ir
 from ..config import WinogradConfig
 from ..errors import ConfigError, InputMismatchError, NonFiniteError
 from ..quantization.plan import LayerPlan, Plan, Reason
-from ..runtime.specs import is_torch
+from ..runtime.specs import as_array
 from ..tensor_spec import TensorSpec
 from ..transform.balance_channels import balanceable
 from ..transform.plan_convolutions import plan_convolutions
@@ -366,7 +366,7 @@ def _budget(loss_db: float, distance: float | None, assumed_db: float) -> float:
 def _arrays(
     targets: Sequence[Sequence[Any]], samples: Sequence[Sample]
 ) -> list[list[NDArray[Any]]]:
-    arrays = [[t.numpy(force=True) if is_torch(t) else np.asarray(t) for t in c] for c in targets]
+    arrays = [[as_array(target) for target in call] for call in targets]
     given = [[array.shape for array in call] for call in arrays]
     wanted = [[output.shape for output in sample.outputs] for sample in samples]
     if given != wanted:

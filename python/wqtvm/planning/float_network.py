@@ -15,7 +15,7 @@ from tvm.runtime.vm import VirtualMachine
 from ..build import build_module
 from ..frontend.names import CONVOLUTION_OPS, bindings, layer_name, operator_name
 from ..quantization.plan import Plan
-from ..runtime.specs import is_torch
+from ..runtime.specs import as_array
 from ..target import lookup
 from ..transform.constants import array_of
 from ..transform.observe_layers import observe_layers
@@ -97,8 +97,7 @@ def weights_of(prepared: ir.IRModule, names: Sequence[str]) -> dict[str, F32]:
 
 
 def _tensor(value: Any) -> tvm.runtime.Tensor:
-    array = value.numpy(force=True) if is_torch(value) else value
-    return tvm.runtime.tensor(np.asarray(array, order="C"), tvm.cpu())
+    return tvm.runtime.tensor(np.asarray(as_array(value), order="C"), tvm.cpu())
 
 
 def _flat(result: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..tensor_spec import TensorSpec
-from .specs import is_torch
+from .specs import as_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,13 +64,9 @@ def completed(
     if examples is None:
         return made_up
     return [
-        _array(example) if tells(example) else other
+        as_array(example) if tells(example) else other
         for example, other in zip(examples, made_up, strict=True)
     ]
-
-
-def _array(value: Any) -> NDArray[Any]:
-    return value.numpy(force=True) if is_torch(value) else np.asarray(value)
 
 
 def is_picture(shape: tuple[int, ...]) -> bool:
@@ -117,7 +113,7 @@ def _channel_axis(shape: tuple[int, ...]) -> int | None:
 
 def tells(value: Any) -> bool:
     """Whether an example is taken for a real input, see ``completed``."""
-    example = _array(value)
+    example = as_array(value)
     if example.size == 1:
         return bool(example.any())
     if (example == example.flat[0]).all():

@@ -24,6 +24,11 @@ def is_torch(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def as_array(value: Any) -> NDArray[Any]:
+    """A torch tensor, or what numpy makes an array of, as an array."""
+    return value.numpy(force=True) if is_torch(value) else np.asarray(value)
+
+
 def check_inputs(values: Sequence[object], specs: Sequence[TensorSpec]) -> None:
     """Compare inputs with what the network takes.
 

@@ -24,6 +24,7 @@ from ..frontend.names import bindings, layer_name, operator_name
 from ..quantization.balance import balanced_weights
 from ..quantization.plan import Plan
 from .constants import array_of, is_tensor_constant
+from .main_function import with_main
 from .uses import count_uses
 
 
@@ -62,9 +63,7 @@ def balance_channels(module: ir.IRModule, plan: Plan) -> ir.IRModule:
         for binding in bindings(main)
         if operator_name(binding.value) == "relax.nn.conv2d" and layer_name(binding.var) in factors
     }
-    balanced = ir.IRModule(dict(module.functions.items()), attrs=module.attrs)
-    balanced.update_func(module.get_global_var("main"), _Balance(module, calls).visit_expr(main))
-    return balanced
+    return with_main(module, _Balance(module, calls).visit_expr(main))
 
 
 @mutator

@@ -30,3 +30,14 @@ def is_scalar(expr: relax.Expr) -> bool:
 def shape_of(expr: relax.Expr) -> tuple[int, ...]:
     """Return the shape of a tensor expression; all shapes are known at compile time."""
     return tuple(int(size) for size in expr.ty.shape)
+
+
+def channel_vector(expr: relax.Expr, like: relax.Expr) -> npt.NDArray[np.float64] | None:
+    """Return a constant along the last axis of a value of four axes as a vector; else None."""
+    shape = shape_of(like)
+    if not is_tensor_constant(expr) or len(shape) != 4:
+        return None
+    extents = shape_of(expr)
+    if not extents or extents[-1] != shape[-1] or any(size != 1 for size in extents[:-1]):
+        return None
+    return array_of(expr).astype(np.float64).reshape(-1)

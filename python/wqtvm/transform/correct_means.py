@@ -15,7 +15,8 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ..frontend.names import bindings, layer_name, operator_name
 from ..quantization.plan import Plan
-from .constants import array_of, is_tensor_constant, shape_of
+from .constants import array_of, channel_vector
+from .main_function import with_main
 from .uses import count_uses
 
 
@@ -45,19 +46,11 @@ def correct_means(module: ir.IRModule, plan: Plan) -> ir.IRModule:
     }
     with_bias = {b.value.args[0] for b in bindings(main) if b.var in biases}
     alone = {var: value for var, value in found.items() if var not in with_bias}
-    result = ir.IRModule(dict(module.functions.items()), attrs=module.attrs)
-    result.update_func(
-        module.get_global_var("main"), _Correct(module, biases, alone).visit_expr(main)
-    )
-    return result
+    return with_main(module, _Correct(module, biases, alone).visit_expr(main))
 
 
 def _is_bias(value: relax.Expr) -> bool:
-    if operator_name(value) != "relax.add" or not is_tensor_constant(value.args[1]):
-        return False
-    extents = shape_of(value.args[1])
-    channels = shape_of(value)[-1]
-    return bool(extents) and extents[-1] == channels == np.prod(extents)
+    return operator_name(value) == "relax.add" and channel_vector(value.args[1], value) is not None
 
 
 @mutator

@@ -26,6 +26,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ..frontend.names import bindings, layer_name, operator_name, unique_names
 from .constants import Array, array_of, is_tensor_constant, shape_of
+from .main_function import with_main
 
 SMALL = 16
 """Constants of so many bytes or fewer stay in the module."""
@@ -82,8 +83,7 @@ def externalize_constants(module: ir.IRModule) -> tuple[ir.IRModule, dict[str, A
         function.attrs,
         function.span,
     ).with_attr("num_input", len(function.params))
-    result = ir.IRModule(dict(module.functions.items()), attrs=module.attrs)
-    result.update_func(module.get_global_var("main"), rewritten)
+    result = with_main(module, rewritten)
     arrays = (array_of(constant) for constant in constants.values())
     return result, dict(zip(names, arrays, strict=True))
 

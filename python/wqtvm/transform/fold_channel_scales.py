@@ -20,7 +20,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.transform import function_pass
 
 from ..frontend.names import bindings, operator_name
-from .constants import array_of, is_tensor_constant, shape_of
+from .constants import array_of, channel_vector, is_tensor_constant, shape_of
 from .uses import count_uses
 
 _Float64 = npt.NDArray[np.float64]
@@ -62,19 +62,8 @@ def _factors(value: relax.Expr) -> _Float64 | None:
     """Positive constants of the last of four axes by which a call multiplies a value."""
     if operator_name(value) != "relax.multiply" or is_tensor_constant(value.args[0]):
         return None
-    factors = _per_channel(value.args[1], value)
+    factors = channel_vector(value.args[1], value)
     return factors if factors is not None and (factors > 0).all() else None
-
-
-def _per_channel(expr: relax.Expr, like: relax.Expr) -> _Float64 | None:
-    """A constant along the last axis of a value of four axes, as a vector."""
-    shape = shape_of(like)
-    if not is_tensor_constant(expr) or len(shape) != 4:
-        return None
-    extents = shape_of(expr)
-    if not extents or extents[-1] != shape[-1] or any(size != 1 for size in extents[:-1]):
-        return None
-    return array_of(expr).astype(np.float64).reshape(-1)
 
 
 def _path(
@@ -93,7 +82,7 @@ def _path(
             layouts = (str(attrs.out_layout or attrs.data_layout), str(attrs.kernel_layout))
             fits = layouts == ("NHWC", "HWIO") and is_tensor_constant(value.args[1])
             return [*path, var] if fits else []
-        if name == "relax.add" and _per_channel(value.args[1], value) is not None:
+        if name == "relax.add" and channel_vector(value.args[1], value) is not None:
             path.append(var)
         elif name not in _HOMOGENEOUS or shape_of(value)[-1] != channels:
             return []

@@ -13,6 +13,7 @@ from tvm import ir, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ..frontend.names import CONVOLUTION_OPS, bindings, layer_name, operator_name
+from .main_function import with_main
 
 
 def observe_layers(module: ir.IRModule, names: Collection[str]) -> ir.IRModule:
@@ -39,9 +40,7 @@ def observe_layers(module: ir.IRModule, names: Collection[str]) -> ir.IRModule:
         relax.TupleType(types),
         attrs=exposed.attrs,
     )
-    observed = ir.IRModule(dict(module.functions.items()), attrs=module.attrs)
-    observed.update_func(module.get_global_var("main"), function)
-    return relax.transform.Normalize()(observed)
+    return relax.transform.Normalize()(with_main(module, function))
 
 
 def isolate_layers(module: ir.IRModule, names: Collection[str]) -> ir.IRModule:

@@ -12,6 +12,7 @@ from tvm import ir, relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ..frontend.names import CONVOLUTION_OPS, bindings, layer_name, operator_name
+from .main_function import with_main
 
 
 def perturb_layers(module: ir.IRModule, names: Collection[str]) -> ir.IRModule:
@@ -35,9 +36,7 @@ def perturb_layers(module: ir.IRModule, names: Collection[str]) -> ir.IRModule:
         perturbed.ret_ty,
         attrs=perturbed.attrs,
     )
-    result = ir.IRModule(dict(module.functions.items()), attrs=module.attrs)
-    result.update_func(module.get_global_var("main"), function)
-    return relax.transform.Normalize()(result)
+    return relax.transform.Normalize()(with_main(module, function))
 
 
 @mutator
