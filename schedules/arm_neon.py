@@ -28,6 +28,7 @@ _DIRECT = DirectBlocking(
     dot_lanes=4,
     dot_reduce=4,
     register_pixels=(8, 4),
+    l1_bytes=32 * 1024,
     intrinsic=None,
     task_pixels=96,
 )

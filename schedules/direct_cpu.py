@@ -50,19 +50,25 @@ class DirectBlocking:
     lanes : float32 lanes of a vector register.
     dot_lanes, dot_reduce : shape of the dot product.
     register_pixels : with one vector of output channels, with two and so on: the most pixels whose
-        accumulators, with the vectors of U and a broadcast of V, fit the register file.
+        accumulators and sums, with the vectors of U and a broadcast of V, fit the register file.
+    l1_bytes : of the cache from which U of one panel and group is read, if it fits.
     intrinsic : the tensor intrinsic of the dot product, or None to leave it to the compiler.
     task_pixels : the most outputs of a task, of one channel, where it has more than a row.
     instructions : of the ISA, for kernels that are written out; None to leave all to the compiler.
+    register_pixels_alone : as ``register_pixels`` without room for the sums, which are spilled, for
+        groups of at least ``_LARGE_GROUP`` channels, where that is once in many products; None for
+        the same.
     """
 
     lanes: int
     dot_lanes: int
     dot_reduce: int
     register_pixels: tuple[int, ...]
+    l1_bytes: int
     intrinsic: str | None
     task_pixels: int
     instructions: Instructions | None = None
+    register_pixels_alone: tuple[int, ...] | None = None
 
     def blocked(self, work: DirectWorkload, threads: int) -> DirectWorkload:
         """Choose the outputs of a task, and the pixels and vectors of the accumulators.
@@ -70,27 +76,34 @@ class DirectBlocking:
         Tasks have up to ``task_pixels``, are of whole accumulator blocks, and leave no thread idle
         in the last round.
         """
+        register_pixels = self.register_pixels
+        if work.group_size >= _LARGE_GROUP and self.register_pixels_alone is not None:
+            register_pixels = self.register_pixels_alone
         candidates = [
             replace(work, block=(rows, columns), pixels=pixels, vectors=vectors)
             for columns in _divisions(work.out_width)
             for rows in range(1, work.out_height + 1)
             if rows == 1 or rows * columns <= self.task_pixels
-            for vectors, most in enumerate(self.register_pixels, 1)
+            for vectors, most in enumerate(register_pixels, 1)
             for pixels in range(1, most + 1)
             if rows * columns % pixels == 0
         ]
 
-        def cost(choice: DirectWorkload) -> float:
+        def cost(choice: DirectWorkload) -> tuple[float, int]:
             panels = choice.packed_channels // choice.panel
             tasks = panels * choice.batch * math.prod(choice.blocks)
             # An accumulator costs its products, its share of what is loaded for them, and of the
             # time in which the last products of a block are waited for.
             accumulators = choice.pixels * choice.vectors
-            loads = (0.5 * (choice.pixels + choice.vectors) + 2) / accumulators
+            weights = math.prod(choice.packed_shape[2:]) * choice.vectors
+            near = weights <= _U_IN_L1 * self.l1_bytes
+            from_u = choice.vectors * (_LOAD if near else _LOAD_L2)
+            loads = (_LOAD * choice.pixels + from_u + 2) / accumulators
             one = choice.vectors * (1 + loads) * max(1, _LEAST_CHAINS / accumulators)
             # Wide blocks read and write longer runs.
             overhead = _TASK_OVERHEAD_PIXELS + _ROW_OVERHEAD_PIXELS * choice.block[0]
-            return math.ceil(tasks / threads) * (choice.block_pixels + overhead) * one
+            time = math.ceil(tasks / threads) * (choice.block_pixels + overhead) * one
+            return time, -choice.vectors  # of equals the one that reads V least often
 
         return min(candidates, key=cost)
 
@@ -100,6 +113,9 @@ def _divisions(width: int) -> list[int]:
     return sorted({math.ceil(width / parts) for parts in range(1, width + 1)})
 
 
+_LARGE_GROUP = 256
+# In products: a load of a vector, and one that comes from L2. V and the sums share L1 with U.
+_LOAD, _LOAD_L2, _U_IN_L1 = 0.5, 1.5, 0.8
 _TASK_OVERHEAD_PIXELS, _ROW_OVERHEAD_PIXELS = 4.0, 0.25
 _LEAST_CHAINS = 10  # accumulators below which products wait for each other
 

@@ -12,6 +12,8 @@ from .amax import amax_intrinsic
 # Channels below which a largest magnitude is looked for one by one. TVM cannot match the intrinsic
 # for 4 of them where there are 4 rows, too.
 _LEAST_VECTOR = 8
+# Channels that are looked at as one vector: LLVM takes minutes to compile one of a thousand.
+_LARGEST_VECTOR = 64
 
 
 def inline_epilogue(sch: s_tir.Schedule, output: Any) -> Any:
@@ -37,10 +39,12 @@ def unroll_and_vectorize(sch: s_tir.Schedule, loops: Sequence[Any]) -> None:
 
 
 def largest_of_channels(sch: s_tir.Schedule, block: Any, reduced: Sequence[Any]) -> None:
-    """Reduce the channels, the innermost of the reduced loops, as one vector."""
-    count = int(sch.get(reduced[-1]).extent)
+    """Reduce the channels, the innermost of the reduced loops, vector by vector."""
+    channels = int(sch.get(reduced[-1]).extent)
     sch.decompose_reduction(block, reduced[0])
+    count = max(n for n in range(1, min(channels, _LARGEST_VECTOR) + 1) if channels % n == 0)
+    inner = reduced[-1] if count == channels else sch.split(reduced[-1], [None, count])[1]
     if count < _LEAST_VECTOR:
-        sch.unroll(reduced[-1])
+        sch.unroll(inner)
     else:
-        sch.tensorize(reduced[-1], amax_intrinsic(count))
+        sch.tensorize(inner, amax_intrinsic(count))

@@ -96,7 +96,10 @@ def fetch_for_sums(function: tirx.PrimFunc, vectors: int, lanes: int) -> tirx.Pr
 
 
 def _group_fetches(loop: tirx.For, vectors: int) -> tuple[Any, list[Any]]:
-    """The group, and fetches of the next one's U, the first again after the last."""
+    """The group, and fetches of the next one's U, the first again after the last.
+
+    None where all channels are one group: a run as long as that the hardware foresees.
+    """
     products = next(r for r in realized(loop) if r.block.name_hint.startswith("products_update"))
     inner = {variable: tirx.const(0, "int64") for variable in loop_variables(loop.body)}
     *_, g, _, _, panel, _ = (substitute(value, inner) for value in products.iter_values)
@@ -104,6 +107,8 @@ def _group_fetches(loop: tirx.For, vectors: int) -> tuple[Any, list[Any]]:
     stages = ("products", "V", "start")
     (u,) = (r.source for r in products.block.reads if r.source.name not in stages)
     _, groups, *lines = (int(extent) for extent in u.ty.shape[:5])
+    if groups == 1:
+        return g, []
     following = tirx.truncmod(g + 1, groups)
     count = math.prod(lines)
     share = math.ceil(count / int(loop.extent))

@@ -72,6 +72,7 @@ _DIRECT = DirectBlocking(
     dot_lanes=8,
     dot_reduce=2,
     register_pixels=(6, 3),
+    l1_bytes=32 * 1024,
     intrinsic=_DOT,
     task_pixels=96,
 )

@@ -33,6 +33,7 @@ _DIRECT = DirectBlocking(
     dot_lanes=_LANES,
     dot_reduce=4,
     register_pixels=(6, 3),
+    l1_bytes=32 * 1024,
     intrinsic=dot_intrinsic(_LANES),
     task_pixels=96,
     instructions=_INSTRUCTIONS,

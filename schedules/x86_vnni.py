@@ -33,15 +33,18 @@ _BLOCKING = CpuBlocking(
 # product, but spill the sums, and the stack is not aligned for whole registers. Ten hide the
 # latency of a product. In L1, with 4 vectors: U of a group 18 KiB, what accumulators start at
 # 7 KiB, V of a block of 192 outputs about 12 KiB; M of such a block, 48 KiB, passes through from
-# L2 once a group.
+# L2 once a group. Groups of 256 channels and more read U from L2: 24 accumulators read it half as
+# often, and sums are spilled once in 64 products or more.
 _DIRECT = DirectBlocking(
     lanes=_LANES,
     dot_lanes=16,
     dot_reduce=4,
     register_pixels=(12, 7, 4, 3),
+    l1_bytes=48 * 1024,
     intrinsic=dot_intrinsic(_LANES),
     task_pixels=192,
     instructions=_INSTRUCTIONS,
+    register_pixels_alone=(24, 12, 8, 6),
 )
 
 

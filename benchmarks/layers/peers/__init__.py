@@ -39,6 +39,7 @@ COMPETITORS: tuple[Competitor, ...] = (
     Competitor("wqtvm", "wqtvm_layers", ("wqtvm",), (
         Variant("wqtvm direct", "int8", ours=True),
         Variant("wqtvm direct filter", "int8", ours=True),
+        Variant("wqtvm direct one group", "int8", ours=True),
         Variant("wqtvm F(2,3)", "int8", products=4 / 9, weight_growth=16 / 9, ours=True),
         Variant("wqtvm F(4,3)", "int8", products=1 / 4, weight_growth=4, ours=True),
         Variant("wqtvm F(4,3) g64", "int8", products=1 / 4, weight_growth=4, ours=True),

@@ -23,6 +23,9 @@ from .base import Problem, Setting, Variant
 CONFIGS = {
     "wqtvm direct": wqtvm.WinogradConfig(algorithm="direct"),
     "wqtvm direct filter": wqtvm.WinogradConfig(algorithm="direct", weight_steps="filter"),
+    "wqtvm direct one group": wqtvm.WinogradConfig(
+        algorithm="direct", weight_steps="filter", group_size=0
+    ),
     "wqtvm F(2,3)": wqtvm.WinogradConfig(tile=2),
     "wqtvm F(4,3)": wqtvm.WinogradConfig(tile=4),
     "wqtvm F(4,3) g64": wqtvm.WinogradConfig(tile=4, group_size=64),
