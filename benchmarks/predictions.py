@@ -6,7 +6,8 @@
     python -m benchmarks.predictions --fit                    the constants that fit best
 
 It measures nothing itself: it reads the contests that ``benchmarks.layers`` held on this machine,
-of each layer the last, whatever wqtvm's sources were then.
+of each layer the last, whatever wqtvm's sources were then. Layers were compiled for as many threads
+as this process has CPUs, and so divided among them, however many ran.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from wqtvm.errors import WqtvmError
 from wqtvm.fastconv import bilinear_algorithm
 from wqtvm.planning.cost import FITTED, Efficiency, Work, work_of
 from wqtvm.quantization.plan import LayerPlan, Reason
-from wqtvm.target import lookup
+from wqtvm.target import lookup, usable_cpus
 from wqtvm.target.machine import Machine, measured_machine
 
 from .layers.__main__ import RESULTS
@@ -73,7 +74,8 @@ def main() -> int:
         for contest in contests
         for row in contest.contest.rows
         if row.name in CONFIGS
-        for work in [work_of(planned(contest.layer, CONFIGS[row.name]), record, options.threads)]
+        for layer in [planned(contest.layer, CONFIGS[row.name])]
+        for work in [work_of(layer, record, options.threads, usable_cpus())]
     ]
     if not samples:
         print(f"error: {options.json} has no contests of {setting}", file=sys.stderr)
@@ -87,7 +89,8 @@ def main() -> int:
     sources = ", ".join(sorted({contest.code for contest in contests}))
     print(
         f"{machine_name()}; {record.name}, {options.threads} threads, {options.clock} clock, the "
-        f"{options.statistic} of runs; wqtvm's sources {sources}; others kept {busy:.1f} CPUs busy\n"
+        f"{options.statistic} of runs; wqtvm's sources {sources}; other processes kept {busy:.1f} "
+        "CPUs busy\n"
     )
     print("\n".join(table(samples, predicted)), "\n")
     print("\n".join(summary(samples, predicted)))

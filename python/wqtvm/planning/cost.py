@@ -66,14 +66,14 @@ class Efficiency:
 
 
 FITTED = Efficiency(
-    products=0.845,
-    float_products=0.738,
-    scaling=0.79,
-    transform=1.76,
-    quantization=27.7,
-    streaming=0.588,
-    traffic=0.113,
-    layer_ms=0.0196,
+    products=0.986,
+    float_products=0.741,
+    scaling=1.07,
+    transform=1.17,
+    quantization=24.8,
+    streaming=0.767,
+    traffic=0.889,
+    layer_ms=0.00219,
 )
 
 
@@ -169,16 +169,24 @@ def predict(
     return work_of(layer, record, machine.cores or threads).time(machine)
 
 
-def work_of(layer: LayerPlan, record: TargetRecord, threads: int) -> Work:
-    """Count what the busiest of so many threads does for a layer, see ``predict``."""
+def work_of(
+    layer: LayerPlan, record: TargetRecord, threads: int, divided: int | None = None
+) -> Work:
+    """Count what the busiest of so many threads does for a layer, see ``predict``.
+
+    Parameters
+    ----------
+    divided : among how many threads the layer was divided when it was compiled, if not these.
+    """
+    divided = divided or threads
     if layer.algorithm == "float":
         return _float(layer, threads)
     scheme = layer.scheme()
     images, channels, height, width = layer.input_shape
     shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
     if scheme.is_direct:
-        return _direct(_direct_work(scheme, shape, record, threads), threads)
-    return _winograd(_winograd_work(scheme, shape, record, threads), threads)
+        return _direct(_direct_work(scheme, shape, record, divided), threads)
+    return _winograd(_winograd_work(scheme, shape, record, divided), threads)
 
 
 # As they are lowered. Networks have many layers of one shape, and schedules compare many blocks.
