@@ -122,7 +122,8 @@ def test_compile_then_run(wqtvm, folder):
 def test_compile_with_a_budget(wqtvm):
     code, out, err = wqtvm(*COMPILE, "--algorithm", "auto", "--max-loss-db", "0.5")
     assert code == 0, err
-    assert re.search(r"first .* accuracy-budget", out)
+    assert re.search(r"predicted ms +reason", out)
+    assert re.search(r"first .* \d\S* +accuracy-budget", out)
     assert re.search(r"last .* kernel-size", out)
     code, _, err = wqtvm(*COMPILE, "--overwrite", "--max-loss-db", "0.5")
     assert code == 2
@@ -245,6 +246,8 @@ def test_weights_of_another_format(wqtvm, folder):
         (("--input", "1x3x8x8", "--include", "body*"), r"include pattern 'body\*' matches no"),
         (("--input", "1x3x8x8", "--group-size", "3"), r"group_size is 3; give"),
         (("--input", "1x3x8x8", "--points", "0,1,x"), r"x"),
+        (("--input", "1x3x8x8", "--algorithm", "auto", "--peaks", "no.json"), r"peaks no.json: .*"),
+        (("--input", "1x3x8x8", "--peaks", "no.json"), r"give algorithm 'auto', or no peaks"),
         (("--input", "1x3x8x8", "--tile", "7"), r"tile is 7; give one of 2, 3, 4, 5, 6"),
         (("--input", "1x3x8x8", "--tile", "4x"), r"tile is '4x'; give one of 2, 3, 4, 5, 6"),
         (("--input", "1x3x8x8", "--tile", "4x2", "--points", "0,1"), r"for square tiles"),

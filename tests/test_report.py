@@ -190,6 +190,16 @@ def test_text_marks_the_worst(invented):
     assert decibel(None) == "-"
 
 
+def test_text_has_predicted_times_where_there_are_any(invented):
+    first, *others = invented.layers
+    timed = replace(invented, layers=(replace(first, predicted_ms=1.2345), *others))
+    assert str(timed).splitlines()[:3] == [
+        "layer   algorithm     local dB  accumulated dB  predicted ms",
+        "a       F(4,3)            40.0            40.0          1.23",
+        "b.0     direct             nan            31.2             -  <- worst",
+    ]
+
+
 def test_json_has_no_numbers_that_json_lacks(invented):
     text = json.dumps(invented.to_dict(), allow_nan=False)
     document = json.loads(text)

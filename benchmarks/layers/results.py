@@ -59,7 +59,7 @@ class Results:
         self.records: dict[tuple[Layer, Setting], Record] = {}
         for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
             try:
-                record = _parse(json.loads(line))
+                record = parse(json.loads(line))
             except (ValueError, KeyError, TypeError):
                 print(f"{path}: line {number} is left out, it is no contest: {line[:60]!r}")
                 continue
@@ -82,7 +82,8 @@ class Results:
         return record
 
 
-def _parse(line: dict[str, Any]) -> Record:
+def parse(line: dict[str, Any]) -> Record:
+    """Return the contest that a line holds."""
     contest = line["contest"]
     rows = [Row(**row) for row in contest["rows"]]
     return Record(

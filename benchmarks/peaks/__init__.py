@@ -33,12 +33,13 @@ class Peaks:
     ----------
     threads : that ran at once, one a core.
     l1_bytes, l2_bytes, l3_bytes : sizes of the caches, the first two of one core.
-    float32 : fused multiply-adds of the widest registers.
+    float32, float32_ymm : fused multiply-adds of the widest registers, and of ymm.
     bfloat16 : ``vdpbf16ps`` zmm.
-    vnni : ``vpdpbusd`` zmm.
+    vnni, avx_vnni : ``vpdpbusd`` zmm, and as AVX-VNNI has it, ymm.
     avx2 : ``vpmaddwd`` ymm, and the ``vpaddd`` that has to follow it.
     amx : ``tdpbssd``, the tiles of both operands loaded from L1.
     l1, l2, l3, memory : bytes read from there; L3 may be shared with other machines.
+    l3_core_bytes : of L3, what a thread gets to itself.
     """
 
     threads: int
@@ -54,6 +55,10 @@ class Peaks:
     l2: float
     l3: float
     memory: float
+    # Last, since results of before have none.
+    float32_ymm: float | None = None
+    avx_vnni: float | None = None
+    l3_core_bytes: int | None = None
 
     def int8(self, isa: str) -> float:
         """Operations a second of int8 products: the best there is, without AMX if isa is "vnni"."""

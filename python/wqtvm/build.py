@@ -102,6 +102,7 @@ def compile(
     plan = plan_network(
         prepared,
         config,
+        target=record,
         inputs=calibration,
         targets=targets,
         examples=examples,

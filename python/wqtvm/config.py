@@ -34,7 +34,8 @@ class WinogradConfig:
     Attributes
     ----------
     algorithm : "winograd", "sfc" (symbolic Fourier), "direct" (int8 without a transform), "float",
-        or "auto": for each layer the cheapest that keeps the accuracy budget, by measuring.
+        or "auto": for each layer what is predicted to take the least time on the target, such that
+        the network keeps the accuracy budget, which is measured.
     tile : outputs a tile edge, m of F(m, 3) and F(m, 5), or with "winograd" its rows and columns
         where they differ, such as (4, 2); for "sfc" 4 or 6; of no use in "auto". If None, 4 for
         kernels of 3x3 and 2 for 5x5, both of which take 36 products a tile and lose about as much.
@@ -57,6 +58,8 @@ class WinogradConfig:
     min_sqnr_db : in "auto", the least SQNR of a layer by itself against float, in dB.
     max_loss_db : in "auto", by how much the network's PSNR against the truth may fall, in dB; where
         neither is given, 0.1.
+    peaks : in "auto", the path of a file with the peaks of the machine whose time is predicted, by
+        ``python -m benchmarks.peaks --json``; if None, those of one that is typical of the target.
     include, exclude : shell patterns over layer names; one that matches nothing is an error.
 
     Raises
@@ -76,6 +79,7 @@ class WinogradConfig:
     calibrate: bool | None = None
     min_sqnr_db: float | None = None
     max_loss_db: float | None = None
+    peaks: str | None = None
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -96,6 +100,13 @@ class WinogradConfig:
         _texts("exclude", self.exclude)
         _budget("min_sqnr_db", self.min_sqnr_db, self.algorithm, least=-math.inf)
         _budget("max_loss_db", self.max_loss_db, self.algorithm, least=0.0)
+        if self.peaks is not None and not (isinstance(self.peaks, str) and self.peaks):
+            raise ConfigError(f"peaks is {self.peaks!r}; give the path of a file, or None")
+        if self.peaks is not None and self.algorithm != "auto":
+            raise ConfigError(
+                f"peaks is {self.peaks!r}, but algorithm is {self.algorithm!r}, which is used "
+                "whatever it costs; give algorithm 'auto', or no peaks"
+            )
         size = self.group_size
         if type(size) is not int or not 0 <= size <= LARGEST_GROUP or size % 4:
             raise ConfigError(

@@ -130,7 +130,9 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 def plan_table(plan: Plan) -> Table:
     """Return a plan as a table: what is computed in int8, and why the rest is not."""
-    result = table("layer", "input", "weight", "algorithm", "precision", "reason")
+    timed = any(layer.predicted_ms is not None for layer in plan.layers)
+    times = ["predicted ms>"] * timed
+    result = table("layer", "input", "weight", "algorithm", "precision", *times, "reason")
     for layer in plan.layers:
         result.add_row(
             escape(layer.name),
@@ -138,6 +140,7 @@ def plan_table(plan: Plan) -> Table:
             "x".join(map(str, layer.weight_shape)),
             layer.label,
             layer.precision or "",
+            *[layer.predicted_text] * timed,
             escape(_reason(layer)),
             style=None if layer.algorithm != "float" else "dim",
         )
@@ -153,9 +156,11 @@ def _reason(layer: LayerPlan) -> str:
 
 def report_table(report: AccuracyReport) -> Table:
     """Return an accuracy report as a table, its worst layer highlighted."""
-    from .report import decibel
+    from .report import decibel, milliseconds
 
-    result = table("layer", "algorithm", "local dB>", "accumulated dB>", "")
+    timed = any(layer.predicted_ms is not None for layer in report.layers)
+    times = ["predicted ms>"] * timed
+    result = table("layer", "algorithm", "local dB>", "accumulated dB>", *times, "")
     for layer in report.layers:
         worst = layer == report.worst
         result.add_row(
@@ -163,12 +168,15 @@ def report_table(report: AccuracyReport) -> Table:
             layer.label,
             decibel(layer.local_db),
             decibel(layer.accumulated_db),
+            *[milliseconds(layer.predicted_ms)] * timed,
             "worst" if worst else "",
             style="bold red" if worst else None,
         )
     result.add_section()
     for output in report.outputs:
-        result.add_row(escape(output.name), "end to end", "", decibel(output.sqnr_db), "")
+        result.add_row(
+            escape(output.name), "end to end", "", decibel(output.sqnr_db), *[""] * timed, ""
+        )
     return result
 
 

@@ -58,7 +58,7 @@ def network(command: Command) -> Command:
             click.option(
                 "--algorithm", type=click.Choice(ALGORITHMS), default=_DEFAULT.algorithm,
                 show_default=True, help="How eligible convolutions are computed; auto: "
-                "each by the cheapest that keeps a budget.",
+                "each in the least time that keeps a budget.",
             ),
             click.option(
                 "--tile", metavar="M|MxM", default=None,
@@ -105,6 +105,11 @@ def network(command: Command) -> Command:
                 "0.1 if neither is given.",
             ),
             click.option(
+                "--peaks", metavar="FILE", default=None,
+                help="With --algorithm auto: the machine's peaks, by python -m benchmarks.peaks "
+                "--json FILE; by default those of a typical one.",
+            ),
+            click.option(
                 "--include", multiple=True, metavar="PATTERN",
                 help="Quantize only layers of such names, like 'body.*'; may be repeated.",
             ),
@@ -141,6 +146,7 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         calibrate=options["calibrate"],
         min_sqnr_db=options["min_sqnr_db"],
         max_loss_db=options["max_loss_db"],
+        peaks=options["peaks"],
         include=options["include"] or _DEFAULT.include,
         exclude=options["exclude"],
     )

@@ -46,6 +46,7 @@ class LayerAccuracy:
     local_db : SQNR in dB of this layer alone, given what the float network gives it; None in float.
     accumulated_db : SQNR in dB of this layer in the compiled network, all that comes before it
         included.
+    predicted_ms : milliseconds that "auto" predicted for it; None of other plans.
     """
 
     name: str
@@ -53,6 +54,7 @@ class LayerAccuracy:
     label: str
     local_db: float | None
     accumulated_db: float
+    predicted_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,12 @@ class AccuracyReport:
     def __str__(self) -> str:
         names = [layer.name for layer in self.layers] + [o.name for o in self.outputs]
         width = max(map(len, ["layer", *names]))
-        lines = [f"{'layer':<{width}}  {'algorithm':<12}  local dB  accumulated dB"]
+        timed = any(layer.predicted_ms is not None for layer in self.layers)
+        head = f"{'layer':<{width}}  {'algorithm':<12}  local dB  accumulated dB"
+        lines = [head + "  predicted ms" * timed]
         for layer in self.layers:
-            mark = "  <- worst" if layer == self.worst else ""
+            mark = f"  {milliseconds(layer.predicted_ms):>12}" * timed
+            mark += "  <- worst" if layer == self.worst else ""
             lines.append(
                 f"{layer.name:<{width}}  {layer.label:<12}  "
                 f"{decibel(layer.local_db):>8}  {decibel(layer.accumulated_db):>14}{mark}"
@@ -147,7 +152,7 @@ def accuracy_report(
     given = inputs if inputs is not None else random_inputs(imported.input_specs, seed)
     report = progress or (lambda *_: None)
     prepared = pipeline.prepare(imported.module)
-    plan = plan or plan_network(prepared, config, inputs=inputs, seed=seed)
+    plan = plan or plan_network(prepared, config, target=record, inputs=inputs, seed=seed)
     float_plan = plan_convolutions(prepared, WinogradConfig(algorithm="float"))
     observed = observe_layers(prepared, [layer.name for layer in plan.layers])
 
@@ -167,7 +172,14 @@ def accuracy_report(
         target=record.name,
         inputs=f"made up, seed {seed}" if inputs is None else "given",
         layers=tuple(
-            LayerAccuracy(layer.name, layer.algorithm, layer.label, local.get(layer.name), sqnr)
+            LayerAccuracy(
+                layer.name,
+                layer.algorithm,
+                layer.label,
+                local.get(layer.name),
+                sqnr,
+                layer.predicted_ms,
+            )
             for layer, sqnr in zip(plan.layers, accumulated, strict=True)
         ),
         outputs=tuple(
@@ -180,6 +192,11 @@ def accuracy_report(
 def decibel(value: float | None) -> str:
     """Return a number of dB as tables show it; "-" for what was not measured."""
     return "-" if value is None else f"{value:.1f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a predicted time as tables show it; "-" for what was not predicted."""
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _local_accuracy(

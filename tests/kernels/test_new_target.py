@@ -14,7 +14,7 @@ from tvm import tirx
 
 import wqtvm
 from wqtvm.quantization import convolution_reference, quantize_weights
-from wqtvm.target import DotProduct, TargetRecord
+from wqtvm.target import DotProduct, TargetRecord, lookup
 from wqtvm.topi.workload import WinogradWorkload
 
 NEW = TargetRecord(
@@ -28,6 +28,7 @@ NEW = TargetRecord(
     vector_lanes=4,
     dot=DotProduct(2, 2, "int8", "int8", zero_point=0),
     schedule="test_scalar",
+    machine=lookup("wq/x86-avx2").machine,
 )
 
 

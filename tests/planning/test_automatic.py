@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +15,12 @@ from wqtvm import WinogradConfig
 from wqtvm.errors import ConfigError, InputMismatchError, NonFiniteError
 from wqtvm.frontend import from_torch
 from wqtvm.planning import plan_network
-from wqtvm.planning.candidates import saved
+from wqtvm.planning.automatic import _measure
+from wqtvm.planning.candidates import Candidate, candidates, multiplications, saved
 from wqtvm.planning.float_network import FloatNetwork
 from wqtvm.planning.samples import made_up_samples
 from wqtvm.quantization import sqnr_db
-from wqtvm.quantization.plan import Plan, Reason
+from wqtvm.quantization.plan import LayerPlan, Plan, Reason
 from wqtvm.runtime.made_up import random_inputs
 from wqtvm.tensor_spec import TensorSpec
 from wqtvm.transform import pipeline
@@ -81,14 +85,55 @@ def plan(model: nn.Module, config: WinogradConfig = AUTO, **options: object) -> 
     return plan_network(prepared, config, **options)
 
 
-def test_a_loose_budget_takes_few_multiplications_and_a_tight_one_more() -> None:
-    def share(loss: float) -> float:
+def test_a_loose_budget_takes_little_time_and_a_tight_one_more() -> None:
+    def chosen(loss: float) -> list[LayerPlan]:
         config = WinogradConfig(algorithm="auto", max_loss_db=loss)
-        return saved([layer for layer in plan(Easy(), config).layers if layer.name != "strided"])
+        planned = plan(Easy(), config, target="wq/x86-avx2").layers
+        assert planned[2].predicted_ms is None  # not eligible
+        return list(planned[:2])
 
-    loose, tight = share(3.0), share(0.01)
-    assert loose > 3.5
-    assert tight < loose
+    def ms(layers: list[LayerPlan]) -> float:
+        return sum(layer.predicted_ms or 0.0 for layer in layers)
+
+    loose, tight = chosen(3.0), chosen(0.01)
+    assert saved(loose) > 2
+    assert ms(loose) < ms(tight)
+
+
+def test_peaks_are_for_auto_and_come_from_a_file() -> None:
+    with pytest.raises(ConfigError, match="give algorithm 'auto', or no peaks"):
+        WinogradConfig(peaks="peaks.json")
+    with pytest.raises(ConfigError, match="peaks is 3; give the path"):
+        WinogradConfig(algorithm="auto", peaks=3)  # type: ignore[arg-type]
+
+
+def test_what_is_left_out_unmeasured_would_not_have_been_chosen() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4, 32, 3, 3)).astype(np.float32)
+    x = rng.standard_normal((1, 8, 8, 32)).astype(np.float32)
+    planned = LayerPlan(
+        name="body", input_shape=(1, 32, 8, 8), weight_shape=(4, 32, 3, 3), stride=(1, 1),
+        padding=(1, 1), dilation=(1, 1), groups=1, algorithm="direct", tile=None, points=None,
+        precision="hadamard", group_size=32, scales="correlated", steps="axis", weight_steps="tap",
+        reason=Reason.ELIGIBLE,
+    )  # fmt: skip
+
+    def clock(layer: LayerPlan) -> float:
+        ms = 100.0 if layer.algorithm == "float" else multiplications(layer)
+        return ms + 1 / (layer.group_size or 10_000)
+
+    def front(times: list[float], errors: list[float]) -> set[tuple[float, float]]:
+        both = list(zip(times, errors, strict=True))
+        return {(ms, e) for ms, e in both if not any(a <= ms and b <= e for a, b in both if b < e)}
+
+    offered = candidates(planned, AUTO, clock)
+    found = _measure(planned, offered, [x], weight)
+    assert len(found.choices) < 0.8 * len(offered)
+    exact = offered[-1]
+    alone: list[Candidate] = [c for c in offered if c is not exact]
+    errors = [_measure(planned, [c, exact], [x], weight).errors[0] for c in alone]
+    everything = front([*(c.ms for c in alone), exact.ms], [*errors, 0.0])
+    assert everything <= {(c.ms, e) for c, e in zip(found.choices, found.errors, strict=True)}
 
 
 def test_what_is_not_eligible_keeps_its_reason() -> None:
@@ -184,9 +229,17 @@ def test_the_same_plan_each_time_and_through_json() -> None:
     assert Plan.from_json(first.to_json()) == first
 
 
-def test_progress_counts_up_to_its_end() -> None:
+def test_the_plan_is_for_the_machine_of_the_file_and_progress_counts_up(tmp_path: Path) -> None:
+    # Weights come slowly, all else is fast: the fewer bytes of weights, the better.
+    fast = ("float32", "float32_ymm", "vnni", "avx_vnni", "avx2", "amx", "neon", "l1", "l2", "l3")
+    small = ("threads", "l1_bytes", "l2_bytes", "l3_core_bytes")
+    peaks = {**dict.fromkeys(fast, 1e15), **dict.fromkeys(small, 1), "memory": 1e6}
+    path = tmp_path / "peaks.json"
+    path.write_text(json.dumps([peaks]))
+    config = WinogradConfig(algorithm="auto", max_loss_db=3.0, peaks=str(path))
     seen: list[tuple[str, int, int]] = []
-    plan(Easy(), progress=lambda *step: seen.append(step))
+    planned = plan(Easy(), config, progress=lambda *step: seen.append(step))
+    assert planned.layer("second").algorithm == "direct"
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
     assert seen[-1][1] == seen[-1][2]
 

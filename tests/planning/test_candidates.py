@@ -1,14 +1,15 @@
-"""What a layer may become: tiles that suit its size and kernel, and what they cost."""
+"""What a layer may become: tiles that suit its size and kernel, and what can be left out."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 
 from wqtvm import WinogradConfig
 from wqtvm.fastconv import noise_gain_db
-from wqtvm.planning.candidates import candidates, multiplications
+from wqtvm.planning.candidates import Candidate, as_float, candidates, multiplications, undominated
 from wqtvm.quantization.plan import LayerPlan, Reason
 
 AUTO = WinogradConfig(algorithm="auto")
@@ -25,8 +26,17 @@ def layer(rows: int, columns: int, taps: int = 3) -> LayerPlan:
     )  # fmt: skip
 
 
+def clock(planned: LayerPlan) -> float:
+    """Milliseconds by which nothing is left out: larger groups and fewer steps take less."""
+    if planned.algorithm == "float":
+        return 100.0
+    full = 0.5 * (planned.precision == "hadamard")
+    steps = 0.001 * (planned.weight_steps == "tap")
+    return multiplications(planned) + full + steps + 1 / (planned.group_size or 10_000)
+
+
 def offered(planned: LayerPlan, config: WinogradConfig = AUTO) -> dict[str, LayerPlan]:
-    return {candidate.layer.label: candidate.layer for candidate in candidates(planned, config)}
+    return {c.layer.label: c.layer for c in candidates(planned, config, clock)}
 
 
 @pytest.mark.parametrize(
@@ -86,15 +96,68 @@ def test_five_taps_have_no_sfc() -> None:
 
 def test_rectangles_in_full_take_closed_forms_of_scales() -> None:
     config = WinogradConfig(algorithm="auto", precision="full", scales="learned")
-    found = candidates(layer(6, 10), config)
+    found = candidates(layer(6, 10), config, clock)
     full = {c.layer.label: c.layer for c in found if c.layer.precision == "full"}
     assert full["F(6x5,3)"].scales == "correlated"
     assert full["F(6,3)"].scales == "learned"
 
 
-def test_costs_rise_and_float_is_dearest() -> None:
-    for taps in (3, 5):
-        found = candidates(layer(48, 48, taps), AUTO)
-        costs = [candidate.cost for candidate in found]
-        assert costs == sorted(costs)
-        assert found[-1].layer.algorithm == "float"
+@pytest.mark.parametrize("taps", [3, 5])
+def test_the_fastest_comes_first_and_float_last(taps: int) -> None:
+    found = candidates(layer(48, 48, taps), AUTO, clock)
+    times = [candidate.ms for candidate in found]
+    assert times == sorted(times)
+    assert [candidate.layer.predicted_ms for candidate in found] == times
+    assert found[-1].layer.algorithm == "float"
+
+
+def test_direct_comes_in_large_groups_with_a_step_a_filter() -> None:
+    def directs(channels: int) -> set[tuple[int | None, str | None]]:
+        planned = replace(
+            layer(8, 8), input_shape=(1, channels, 8, 8), weight_shape=(32, channels, 3, 3)
+        )
+        found = [c.layer for c in candidates(planned, AUTO, clock)]
+        return {(p.group_size, p.weight_steps) for p in found if p.algorithm == "direct"}
+
+    fine = {(8, "tap"), (16, "tap"), (32, "tap")}
+    assert directs(256) == {*fine, (64, "tap"), (64, "filter"), (128, "filter"), (0, "filter")}
+    assert directs(64) == {*fine, (64, "tap"), (0, "filter")}
+    assert directs(5000) == {*fine, (64, "tap"), (64, "filter"), (128, "filter")}  # sums in int32
+
+
+def test_what_takes_no_less_time_than_float_is_left_out() -> None:
+    (only,) = candidates(layer(8, 8), AUTO, lambda p: 1.0 + (p.algorithm != "float"))
+    assert only.layer.algorithm == "float"
+
+
+def test_what_is_known_to_be_as_accurate_surpasses() -> None:
+    whole, large, small = (Candidate(replace(layer(8, 8), group_size=g), 1.0) for g in (0, 48, 16))
+    filtered = Candidate(replace(small.layer, weight_steps="filter"), 1.0)
+    full = Candidate(replace(small.layer, precision="full"), 1.0)
+    exact = Candidate(as_float(small.layer), 1.0)
+    other = Candidate(replace(large.layer, group_size=32), 1.0)
+    for better, worse in [
+        (large, whole), (small, whole), (small, large), (small, filtered), (small, full),
+        *((exact, each) for each in (whole, large, small, filtered, full)),
+    ]:  # fmt: skip
+        assert better.surpasses(worse)
+        assert not worse.surpasses(better)
+    assert not other.surpasses(large)  # 32 channels are no part of 48
+    assert not filtered.surpasses(full)
+    tiles = offered(layer(8, 8))
+    pair = [Candidate(tiles[label], 1.0) for label in ("F(2,3)", "F(4,3)")]
+    assert not any(a.surpasses(b) for a in pair for b in pair if a is not b)
+
+
+def test_only_candidates_that_something_faster_surpasses_are_left_out() -> None:
+    fine, coarse = (replace(layer(8, 8), group_size=group) for group in (8, 32))
+    exact = as_float(fine)
+
+    def kept(*times: float) -> list[str]:
+        both = [Candidate(p, ms) for p, ms in zip((fine, coarse, exact), times, strict=True)]
+        return [candidate.label for candidate in undominated(both)]
+
+    assert kept(2.0, 1.0, 3.0) == ["direct group 32", "direct group 8", "float"]
+    assert kept(1.0, 1.0, 3.0) == kept(1.0, 2.0, 3.0) == ["direct group 8", "float"]
+    assert kept(2.0, 1.0, 2.0) == ["direct group 32", "float"]
+    assert kept(2.0, 1.0, 0.5) == ["float"]

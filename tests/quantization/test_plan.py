@@ -97,10 +97,13 @@ def test_table() -> None:
     assert len(first) == len(Plan.COLUMNS)
     assert first == (
         "body.0", "1x64x56x55", "128x64x3x3", "F(4,3)", "0 2/3 -2/3 3/2 -3/2 inf", "full", "32",
-        "correlated", "axis", "eligible",
+        "correlated", "axis", "", "eligible",
     )  # fmt: skip
     assert second[3:7] == ("direct", "", "hadamard", "whole")
-    assert third[3:] == ("float", "", "", "", "", "", "stride: stride is 2 x 2")
+    assert third[3:] == ("float", "", "", "", "", "", "", "stride: stride is 2 x 2")
+    timed = Plan((replace(FLOAT, predicted_ms=0.123456),))
+    assert timed.rows()[0][-2] == "0.123"
+    assert Plan.from_json(timed.to_json()) == timed
     assert fourth[3:5] == ("SFC-6(6,3)", "")
     lines = str(PLAN).splitlines()
     assert lines[0].split() == list(Plan.COLUMNS)

@@ -2,10 +2,12 @@
 
 1. The float network runs on this machine, on the user's inputs or on made-up ones, and shows what
    each convolution takes: features of the network itself tell far more than noise does.
-2. Each layer's candidates are emulated on a part of that, for their own errors.
+2. Each layer's candidates are emulated on a part of that, for their own errors, but those that can
+   be known to be no better than others.
 3. One candidate's real error of each layer, alone, is added to what it gives, and the network's
    output shows how much of it arrives; other candidates' arrive in proportion.
-4. The cheapest choice is made whose errors, added up, keep the budget.
+4. The choice is made that is predicted to take the least time (``cost``) of those whose errors,
+   added up, keep the budget.
 5. All chosen errors are added at once. They may support or cancel each other, so that the sum in 4
    is scaled, by bisection, until what arrives of all at once just keeps the budget.
 """
@@ -23,15 +25,19 @@ from numpy.typing import NDArray
 from tvm import ir
 
 from ..config import WinogradConfig
+from ..emulation import emulated_convolution
 from ..errors import ConfigError, InputMismatchError, NonFiniteError
 from ..quantization.plan import LayerPlan, Plan, Reason
 from ..runtime.specs import as_array
+from ..target import TargetRecord, lookup, usable_cpus
+from ..target.machine import measured_machine
 from ..tensor_spec import TensorSpec
 from ..transform.balance_channels import balanceable
 from ..transform.plan_convolutions import plan_convolutions
 from .allocate import Option, allocate
-from .calibrate import balanced, channels_first, corrected, emulate, errors_of
+from .calibrate import balanced, channels_first, corrected, errors_of
 from .candidates import Candidate, candidates
+from .cost import predict
 from .float_network import F32, FloatNetwork, Sample, weights_of
 from .samples import calls, made_up_samples
 
@@ -54,7 +60,7 @@ _STAGE = "plan"
 
 @dataclass(frozen=True)
 class _Layer:
-    """One eligible convolution: its candidates with their local errors, relative to its signal."""
+    """An eligible convolution: candidates, the fastest first, and errors relative to its signal."""
 
     name: str
     choices: tuple[Candidate, ...]
@@ -65,6 +71,7 @@ def plan_network(
     prepared: ir.IRModule,
     config: WinogradConfig,
     *,
+    target: str | TargetRecord = "wq",
     inputs: Sequence[Any] | None = None,
     targets: Sequence[Any] | None = None,
     examples: Sequence[Any] | None = None,
@@ -77,6 +84,7 @@ def plan_network(
 
     Parameters
     ----------
+    target : the machine whose time "auto" minimizes, by as many threads as CPUs may be used here.
     inputs : real ones for ``@main``, of a call or a list of calls; made up if None.
     targets : the true outputs for these inputs, of the call or each call, by which a loss is
         measured; if None, the float network is taken to be ``ASSUMED_PSNR_DB`` from the truth, or
@@ -88,8 +96,8 @@ def plan_network(
     Raises
     ------
     ConfigError
-        If a pattern matches nothing, targets come without inputs, or the network is to be
-        calibrated and nothing says what its inputs are.
+        If a pattern matches nothing, targets come without inputs, the network is to be calibrated
+        and nothing says what its inputs are, or the file of peaks lacks what the target needs.
     InputMismatchError
         If targets have other shapes than the outputs.
     NonFiniteError
@@ -101,8 +109,14 @@ def plan_network(
     if targets is not None and inputs is None:
         raise ConfigError("targets are given without inputs; give the inputs that they belong to")
     report = progress or (lambda *_: None)
+    predicted_ms = _clock(lookup(target), config)
     direct = replace(
-        config, algorithm="direct", min_sqnr_db=None, max_loss_db=None, scales="correlated"
+        config,
+        algorithm="direct",
+        min_sqnr_db=None,
+        max_loss_db=None,
+        peaks=None,
+        scales="correlated",
     )
     base = plan_convolutions(prepared, direct if automatic else config)
     eligible = [layer for layer in base.layers if layer.algorithm != "float"]
@@ -142,7 +156,7 @@ def plan_network(
 
     layers = []
     for index, layer in enumerate(eligible):
-        offered = candidates(layer, config)
+        offered = candidates(layer, config, predicted_ms)
         features = [sample.features[layer.name] for sample in samples]
         layers.append(_measure(layer, offered, features, weights[layer.name]))
         report(_STAGE, 2 + index, steps)
@@ -190,7 +204,7 @@ class _Chooser:
                 step(index + 1)
         options = [
             [
-                Option(candidate.cost, gain * error if self._allowed(error) else math.inf)
+                Option(candidate.ms, gain * error if self._allowed(error) else math.inf)
                 for candidate, error in zip(layer.choices, layer.errors, strict=True)
             ]
             for layer, gain in zip(self.layers, gains, strict=True)
@@ -291,18 +305,63 @@ class _Chooser:
         return errors
 
 
+def _clock(record: TargetRecord, config: WinogradConfig) -> Callable[[LayerPlan], float]:
+    """What predicts the milliseconds of a planned layer."""
+    threads, machine = usable_cpus(), record.machine
+    if config.peaks is not None:
+        machine = measured_machine(machine, config.peaks, threads)
+    return lambda layer: predict(layer, record, threads, machine).ms
+
+
 def _measure(
     layer: LayerPlan, offered: Sequence[Candidate], features: Sequence[F32], weight: F32
 ) -> _Layer:
-    """Emulate each candidate on parts of the features; errors are means over samples."""
-    errors = np.mean([_part_errors(layer, offered, x, weight) for x in features], 0)
-    return _Layer(layer.name, tuple(offered), tuple(map(float, errors)))
+    """Emulate candidates on parts of the features; errors are means over samples.
+
+    The error of one is known to be no less than that of one that surpasses it. So the most accurate
+    of each algorithm come first, and then, fast ones before slow ones, those of which it is still
+    open whether a faster one, measured already, has no more error than they have at least.
+    """
+    parts = [_part(layer, x, weight) for x in features]
+    better = [
+        [j for j, other in enumerate(offered) if j != i and other.surpasses(candidate)]
+        for i, candidate in enumerate(offered)
+    ]
+    is_float = [candidate.layer.algorithm == "float" for candidate in offered]
+    errors = {i: 0.0 for i in range(len(offered)) if is_float[i]}
+    order = sorted(range(len(offered)), key=lambda i: (any(j not in errors for j in better[i]), i))
+    for i in order:
+        least = max(errors.get(j, 0.0) for j in better[i]) if better[i] else 0.0
+        if i in errors or any(j < i and error <= least for j, error in errors.items()):
+            continue
+        convolution = emulated_convolution(weight, offered[i].layer, parts[0].padding)
+        errors[i] = float(np.mean([part.error_of(convolution) for part in parts]))
+    kept = sorted(errors)
+    return _Layer(layer.name, tuple(offered[i] for i in kept), tuple(errors[i] for i in kept))
 
 
-def _part_errors(
-    layer: LayerPlan, offered: Sequence[Candidate], features: F32, weight: F32
-) -> list[float]:
-    """Energies of errors relative to the signal, on four patches, one from each quarter."""
+@dataclass(frozen=True)
+class _Part:
+    """What a layer takes on four patches, one from each quarter, and what float makes of it.
+
+    Attributes
+    ----------
+    x, y : float32 (patch, channel, row, column).
+    padding : of x.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    padding: int
+
+    def error_of(self, convolution: torch.nn.Module) -> float:
+        """Energy of a convolution's error relative to the signal."""
+        exact = self.y.double()
+        signal, noise = exact.square().sum(), (convolution(self.x).double() - exact).square().sum()
+        return float(noise / signal) if signal else 0.0
+
+
+def _part(layer: LayerPlan, features: F32, weight: F32) -> _Part:
     padding = layer.padding[0]
     edge = _PATCH + layer.weight_shape[2] - 1
     rows, columns = features.shape[1:3]
@@ -313,18 +372,9 @@ def _part_errors(
         )
         part = np.concatenate([part[:, y : y + edge, x : x + edge] for y in tops for x in lefts])
         padding = 0
-    exact = torch.nn.functional.conv2d(channels_first(part), torch.from_numpy(weight.copy()),
-                                       padding=padding)  # fmt: skip
-    signal = float(exact.double().square().sum())
-    errors = []
-    for candidate in offered:
-        if candidate.layer.algorithm == "float":
-            errors.append(0.0)
-            continue
-        y = torch.from_numpy(emulate(candidate.layer, weight, part, padding))
-        noise = float((y.permute(0, 3, 1, 2).double() - exact.double()).square().sum())
-        errors.append(noise / signal if signal else 0.0)
-    return errors
+    x = channels_first(part)
+    exact = torch.nn.functional.conv2d(x, torch.from_numpy(weight.copy()), padding=padding)
+    return _Part(x, exact, padding)
 
 
 def _representative(layer: _Layer) -> int | None:
@@ -344,17 +394,12 @@ def _explained(
         texts.append(f"{_decibel(layer.errors[index]):.1f} dB")
         if shares and total > 0:
             texts.append(f"{100 * options[index].noise / total:.0f} % of the output's noise")
-    cheaper = [i for i in range(len(options)) if options[i].cost < options[index].cost]
-    if cheaper:
-        nearest = min(cheaper, key=lambda i: layer.errors[i])
-        name = _label(layer.choices[nearest])
-        texts.append(f"the best that is cheaper, {name}, has {_decibel(layer.errors[nearest]):.1f}")
+    faster = [i for i in range(len(options)) if options[i].cost < options[index].cost]
+    if faster:
+        nearest = min(faster, key=lambda i: layer.errors[i])
+        best, found = layer.choices[nearest], _decibel(layer.errors[nearest])
+        texts.append(f"the best that is faster, {best.label}, {best.ms:.3g} ms, has {found:.1f} dB")
     return replace(chosen.layer, reason=Reason.BUDGET, detail="; ".join(texts))
-
-
-def _label(candidate: Candidate) -> str:
-    layer = candidate.layer
-    return f"{layer.label} group {layer.group_size}"
 
 
 def _budget(loss_db: float, distance: float | None, assumed_db: float) -> float:

@@ -1,21 +1,18 @@
-"""What a layer may become, and what that costs.
-
-Costs are in int8 multiplications of an output and input channel, of which a direct convolution of
-3x3 has nine. They stand for time until somebody measures time.
-"""
+"""What a layer may become, how long that takes, and what can be left out unmeasured."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 from ..config import LARGEST_GROUP, WinogradConfig
 from ..errors import AlgorithmError, ConfigError
-from ..fastconv import SCALE_RULES, Matrix, bilinear_algorithm
+from ..fastconv import SCALE_RULES, bilinear_algorithm
 from ..learning import resolve_scales
 from ..quantization.plan import LayerPlan, Reason
-from ..quantization.scheme import PRECISIONS, Scheme
+from ..quantization.scheme import PRECISIONS
 
 Tile = int | tuple[int, int]
 
@@ -31,58 +28,122 @@ _FINE_GROUPS = (16, 8)
 # Groups of so many times the configured size, for layers that can do with less: with AVX-512 VNNI
 # F(4,3) takes 10 to 20 % less time in groups of 64 than of 32, and has 0.4 to 1.1 dB more noise.
 _COARSE = 2
-# A float operation of a transform takes the time of so many int8 products: its vectors hold a
-# quarter of them, and loads and stores come with it. With six, F(4,3) takes 2.2 times less than the
-# direct convolution at 96 channels, which is what FFDNet showed with AVX-512 VNNI.
-_FLOAT_OPERATION = 6.0
-# A float convolution has vectors of a quarter of the products.
-_FLOAT_PRODUCT = 4.0
+# Direct convolutions besides in groups of so many channels, 0 of all, with a weight's step for all
+# taps of a filter, as int8 libraries have it: few sums are left to be scaled.
+_DIRECT_GROUPS = (64, 128, 0)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to compute a layer, and its cost per output and input channel."""
+    """One way to compute a layer, and the milliseconds that it is predicted to take."""
 
     layer: LayerPlan
-    cost: float
+    ms: float
 
     @property
-    def multiplications(self) -> float:
-        """Of int8 or float per output and input channel, tiles that stand over included."""
-        return multiplications(self.layer)
+    def label(self) -> str:
+        """What explanations call it: "F(4,3) group 32", "direct whole a step a filter", "float"."""
+        if self.layer.algorithm == "float":
+            return self.layer.label
+        group = f"group {self.layer.group_size}" if self.layer.group_size else "whole"
+        steps = " a step a filter" if self.layer.weight_steps == "filter" else ""
+        return f"{self.layer.label} {group}{steps}"
+
+    def surpasses(self, other: Candidate) -> bool:
+        """Whether it is known to be as accurate as another, before either is measured.
+
+        Float has no error. Of one algorithm and its points, steps of a part of the channels or taps
+        are no larger than those of all, since a part's largest magnitude is not, and rounding noise
+        goes with their squares; "full" rounds what "hadamard" does, and more. That is so of the
+        mean over many values, which is what is measured, not of each. Nothing is known of different
+        algorithms: F(2,3) has less noise than F(4,3) on white inputs, and more on some networks.
+        """
+        ours, others = self.layer, other.layer
+        if ours.algorithm == "float" or others.algorithm == "float":
+            return ours.algorithm == "float"
+        alike = all(
+            getattr(ours, name) == getattr(others, name)
+            for name in ("algorithm", "tile", "points", "column_points")
+        )
+        return (
+            alike
+            and ours.precision in ("hadamard", others.precision)
+            and ours.weight_steps in ("tap", others.weight_steps)
+            and _divides(ours.group_size or 0, others.group_size or 0)
+        )
 
 
-def candidates(layer: LayerPlan, config: WinogradConfig) -> list[Candidate]:
-    """All ways to compute an eligible layer, the cheapest first; the last is float.
+def _divides(size: int, other: int) -> bool:
+    """Whether groups of a size, 0 of all channels, are parts of those of another."""
+    return other == 0 or (size != 0 and other % size == 0)
+
+
+def candidates(
+    layer: LayerPlan, config: WinogradConfig, predicted_ms: Callable[[LayerPlan], float]
+) -> list[Candidate]:
+    """Ways to compute an eligible layer, the fastest first; float is the last.
+
+    Those that take no less time than another that is known to be as accurate are left out.
 
     Parameters
     ----------
     layer : planned as "direct".
-    config : its precision is preferred ("full" may become "hadamard" where the budget wants it,
-        never the other way round), the largest group is of twice its group size.
+    config : with precision "full" layers may be "hadamard", too, never the other way round; groups
+        are of up to twice its group size, but for direct convolutions.
+    predicted_ms : the time of a planned layer.
     """
-    found = []
     precisions = PRECISIONS if config.precision == "full" else ("hadamard",)
-    largest = config.group_size or layer.weight_shape[1]
-    finer = {size for size in _FINE_GROUPS if size < min(largest, layer.weight_shape[1])}
-    groups = {config.group_size, *finer}
-    twice = _COARSE * config.group_size
-    if 0 < config.group_size < layer.weight_shape[1] and twice <= LARGEST_GROUP:
-        groups.add(twice)
     points = config.points if isinstance(config.points, str) else "best"
     choices: list[tuple[str, Tile | None, str]] = [("direct", None, points)]
     choices += [("winograd", tile, points) for tile in _winograd_tiles(layer)]
     if points != _COMPLEX:
         choices += [("winograd", t, _COMPLEX) for t in _COMPLEX_TILES[layer.weight_shape[2]]]
     choices += [("sfc", tile, points) for tile in _SFC_TILES]
-    for algorithm, tile, points in choices:
-        for precision in precisions:
-            for group in sorted(groups):
-                planned = _planned(layer, config, algorithm, tile, points, precision, group)
-                if planned is not None:
-                    found.append(Candidate(planned, cost(planned)))
-    found.append(Candidate(as_float(layer), cost(as_float(layer))))
-    return sorted(found, key=lambda candidate: candidate.cost)
+    wanted = [
+        (*choice, precision, group, "tap")
+        for choice in choices
+        for precision in precisions
+        for group in _groups(layer, config)
+    ]
+    channels = layer.weight_shape[1]
+    wanted += [
+        ("direct", None, points, precision, group, "filter")
+        for precision in precisions
+        for group in _DIRECT_GROUPS
+        if group < channels <= (LARGEST_GROUP if group == 0 else math.inf)
+    ]
+    planned = [as_float(layer)]
+    for each in wanted:
+        found = _planned(layer, config, *each)
+        if found is not None:
+            planned.append(found)
+    return undominated([_timed(each, predicted_ms(each)) for each in planned])
+
+
+def _timed(layer: LayerPlan, ms: float) -> Candidate:
+    return Candidate(replace(layer, predicted_ms=ms), ms)
+
+
+def undominated(found: Sequence[Candidate]) -> list[Candidate]:
+    """Those that no other surpasses in no more time, the fastest first."""
+    kept: list[Candidate] = []
+    # Of equally fast ones those come first that surpass the others.
+    order = sorted(found, key=lambda c: (c.ms, -sum(c.surpasses(other) for other in found)))
+    for candidate in order:
+        if not any(other.surpasses(candidate) for other in kept):
+            kept.append(candidate)
+    return kept
+
+
+def _groups(layer: LayerPlan, config: WinogradConfig) -> list[int]:
+    """Group sizes, with a weight's step a tap."""
+    channels = layer.weight_shape[1]
+    largest = config.group_size or channels
+    groups = {config.group_size, *(size for size in _FINE_GROUPS if size < min(largest, channels))}
+    twice = _COARSE * config.group_size
+    if 0 < config.group_size < channels and twice <= LARGEST_GROUP:
+        groups.add(twice)
+    return sorted(groups)
 
 
 def as_float(layer: LayerPlan) -> LayerPlan:
@@ -144,35 +205,6 @@ def multiplications(layer: LayerPlan) -> float:
     return products / math.prod(size)
 
 
-def cost(layer: LayerPlan) -> float:
-    """Products, transforms and the scaling of each group's sums, in int8 products."""
-    count = multiplications(layer)
-    if layer.algorithm == "float":
-        return count * _FLOAT_PRODUCT
-    outputs, inputs = layer.weight_shape[:2]
-    scheme = layer.scheme()
-    scaling = count / min(scheme.channels_per_group(inputs), inputs)
-    waste = count * math.prod(scheme.output_tile) / math.prod(scheme.products)
-    transforms = waste * _transforms(scheme, inputs, outputs)
-    return count + _FLOAT_OPERATION * (scaling + transforms)
-
-
-def _transforms(scheme: Scheme, inputs: int, outputs: int) -> float:
-    """Float operations of both transforms per output and input channel: entries other than 0."""
-    if scheme.output_tile == (1, 1):
-        return 1 / outputs  # quantization alone
-    rows, columns = scheme.row_axis.algorithm, scheme.column_axis.algorithm
-    per_tile_input = (
-        _count(rows.b_t) * columns.t + _count(columns.b_t) * rows.n + rows.n * columns.n
-    )
-    per_tile_output = _count(rows.a_t) * columns.n + _count(columns.a_t) * rows.m
-    return (per_tile_input / outputs + per_tile_output / inputs) / (rows.m * columns.m)
-
-
-def _count(matrix: Matrix) -> int:
-    return sum(entry != 0 for row in matrix for entry in row)
-
-
 def _planned(
     layer: LayerPlan,
     config: WinogradConfig,
@@ -181,6 +213,7 @@ def _planned(
     points: str,
     precision: str,
     group: int,
+    weight_steps: str,
 ) -> LayerPlan | None:
     """The layer by such an algorithm; None where the precision does not allow it."""
     edges = tile if isinstance(tile, tuple) else (tile,)
@@ -204,7 +237,7 @@ def _planned(
         planned = replace(
             layer, algorithm=algorithm, tile=tile, points=bilinear.points or None,
             precision=precision, group_size=group, scales=scales, steps=config.steps,
-            weight_steps="tap", s_b=s_b, s_g=s_g,
+            weight_steps=weight_steps, s_b=s_b, s_g=s_g,
             column_points=columns[0].points if columns else None,
         )  # fmt: skip
         planned.scheme()

@@ -66,6 +66,8 @@ class LayerPlan:
     column_points : interpolation points of the columns of a tile that is no square. Else None.
     balance : what each input channel is multiplied, and its weights divided by; None if by nothing.
     correction : what is added to each output channel, the mean of its error taken off; or None.
+    predicted_ms : milliseconds that the layer is predicted to take, where algorithm "auto" compared
+        times; else None.
 
     Raises
     ------
@@ -95,6 +97,7 @@ class LayerPlan:
     column_points: tuple[str, ...] | None = None
     balance: tuple[float, ...] | None = None
     correction: tuple[float, ...] | None = None
+    predicted_ms: float | None = None
 
     _LENGTHS: ClassVar[Mapping[str, int]] = {
         "input_shape": 4, "weight_shape": 4, "stride": 2, "padding": 2, "dilation": 2,
@@ -114,6 +117,8 @@ class LayerPlan:
         self._one_of("algorithm", ALGORITHMS)
         if not isinstance(self.reason, Reason):
             self._refuse("reason", "a Reason")
+        if self.predicted_ms is not None and not _positive((self.predicted_ms,)):
+            self._refuse("predicted_ms", "None, or a positive number of milliseconds")
         if self.algorithm == "winograd":
             self._check_tile()
         elif self.algorithm == "sfc":
@@ -177,6 +182,11 @@ class LayerPlan:
         return (
             f"{label} +-i" if self.algorithm == "winograd" and "i" in (self.points or ()) else label
         )
+
+    @property
+    def predicted_text(self) -> str:
+        """The predicted milliseconds as tables show them, or nothing."""
+        return "" if self.predicted_ms is None else f"{self.predicted_ms:.3g}"
 
     def bilinear_algorithms(self) -> tuple[BilinearAlgorithm, BilinearAlgorithm]:
         """The bilinear algorithms of an int8 layer's rows and columns: the same of a square tile.
@@ -268,7 +278,7 @@ class Plan:
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
         "layer", "input", "kernel", "algorithm", "points", "precision", "group", "scales", "steps",
-        "reason",
+        "ms", "reason",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -390,6 +400,7 @@ def _row(layer: LayerPlan) -> tuple[str, ...]:
         group,
         layer.scales or "",
         layer.steps or "",
+        layer.predicted_text,
         reason,
     )
 

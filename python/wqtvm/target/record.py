@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError
+from .machine import Machine
 
 if TYPE_CHECKING:
     import tvm.target
@@ -64,6 +65,7 @@ class TargetRecord:
     vector_lanes : float32 values of one vector register (on CUDA of one 128-bit access).
     dot : the dot-product instruction.
     schedule : module of ``wqtvm.schedules`` that has the target's schedules.
+    machine : peaks of one that is typical of the target, for predicted times.
     """
 
     name: str
@@ -76,6 +78,7 @@ class TargetRecord:
     vector_lanes: int
     dot: DotProduct
     schedule: str
+    machine: Machine
 
     def __post_init__(self) -> None:
         if not self.name.startswith(PREFIX):

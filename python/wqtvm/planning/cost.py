@@ -1,0 +1,314 @@
+"""The time that a layer is predicted to take by a candidate, from a machine's peaks.
+
+Counted is what the busiest thread has to do and to move, by the blocks into which the target's
+schedule divides the layer, so that tiles that stand over and channels that fill groups and panels
+count as others do:
+
+- integer products, over the peak of the dot product;
+- what each sum of a group takes: a conversion, the product of two steps, a multiply-add;
+- transforms: entries other than 0 of B^T and A^T, one multiply-add of float32 each;
+- quantization: largest magnitudes, scaling, rounding, conversion;
+- weights, with their steps: read once a task, from the levels that hold them;
+- images, read and written once, inputs again where tiles overlap; V and M, through L2.
+
+All of it is added up, divided by the shares of peaks that loops reach. Those are constants, fitted
+by ``python -m benchmarks.predictions --fit`` to one core of a Xeon with AVX-512 VNNI, and are taken
+to be the same elsewhere. Nothing is measured here: the same layer, target, peaks and threads give
+the same time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from ..fastconv import Matrix
+from ..quantization.plan import LayerPlan
+from ..quantization.scheme import Scheme
+from ..target import TargetRecord
+from ..target.machine import Machine
+from ..topi.direct_workload import DirectWorkload
+from ..topi.workload import WinogradWorkload, Workload
+from ..transform.schedule_operators import schedule_module
+
+_FLOAT = 4  # bytes
+_MEGA = 1e6
+# Images, rows and columns of the input, its channels, output channels, padding.
+_Shape = tuple[int, int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What loops make of peaks: the free constants of the model.
+
+    Attributes
+    ----------
+    products, float_products : shares of the dot product's peak, and in convolutions that stay float
+        of that of multiply-adds.
+    scaling, transform, quantization : multiply-adds that an operation on a group's sum, an entry of
+        a transform and a value that becomes int8 take the time of.
+    streaming : share of the speed of memory and caches at which weights arrive.
+    traffic : share of the time of images, V and M that is not hidden.
+    layer_ms : of a layer that does nothing.
+    """
+
+    products: float
+    float_products: float
+    scaling: float
+    transform: float
+    quantization: float
+    streaming: float
+    traffic: float
+    layer_ms: float
+
+
+FITTED = Efficiency(
+    products=0.986,
+    float_products=0.741,
+    scaling=1.07,
+    transform=1.17,
+    quantization=24.8,
+    streaming=0.767,
+    traffic=0.889,
+    layer_ms=0.00219,
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A layer's time in milliseconds, and the parts that it is the sum of."""
+
+    products: float
+    scaling: float
+    transforms: float
+    quantization: float
+    weights: float
+    traffic: float
+    layer: float
+
+    @property
+    def ms(self) -> float:
+        """All of it."""
+        return (
+            self.products
+            + self.scaling
+            + self.transforms
+            + self.quantization
+            + self.weights
+            + self.traffic
+            + self.layer
+        )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the busiest thread does for a layer.
+
+    Attributes
+    ----------
+    products : multiply-accumulates of int8, or of float32 if the layer stays float.
+    tiled : whether they are those of a fast algorithm, for two-dimensional registers if there are
+        any.
+    scaling : operations on sums of groups.
+    transforms : multiply-adds of transforms.
+    quantized : values that become int8.
+    weights : pairs of bytes, and how often they are read.
+    image_bytes, image_reads : of input and output together, and how often they are read or written.
+    cache_bytes : of V and M, through L2.
+    """
+
+    products: float
+    weights: tuple[tuple[float, float], ...]
+    image_bytes: float
+    image_reads: float
+    scaling: float = 0.0
+    transforms: float = 0.0
+    quantized: float = 0.0
+    cache_bytes: float = 0.0
+    is_float: bool = False
+    tiled: bool = False
+
+    def time(self, machine: Machine, efficiency: Efficiency = FITTED) -> Prediction:
+        """Predict its time on a machine."""
+        peak, share = machine.dot_gops, efficiency.products
+        if self.is_float:
+            peak, share = machine.float32_gflops, efficiency.float_products
+        elif self.tiled and machine.tile_gops is not None:
+            peak = machine.tile_gops
+        operations = machine.float32_gflops / 2 * _MEGA  # a millisecond
+        weights = sum(machine.reading_ms(nbytes) * times for nbytes, times in self.weights)
+        images = machine.reading_ms(self.image_bytes) * self.image_reads
+        caches = self.cache_bytes / (machine.l2_gbps * _MEGA)
+        return Prediction(
+            products=2 * self.products / (share * peak * _MEGA),
+            scaling=efficiency.scaling * self.scaling / operations,
+            transforms=efficiency.transform * self.transforms / operations,
+            quantization=efficiency.quantization * self.quantized / operations,
+            weights=weights / efficiency.streaming,
+            traffic=efficiency.traffic * (images + caches),
+            layer=efficiency.layer_ms,
+        )
+
+
+def predict(
+    layer: LayerPlan, record: TargetRecord, threads: int, machine: Machine | None = None
+) -> Prediction:
+    """Predict the time of one layer as it is planned.
+
+    Parameters
+    ----------
+    layer : a convolution of stride 1.
+    record : of the target, whose schedule divides the layer.
+    threads : among which its tasks are divided, unless the machine has cores of its own.
+    machine : its peaks; the target's own if None.
+    """
+    machine = machine or record.machine
+    return work_of(layer, record, machine.cores or threads).time(machine)
+
+
+def work_of(
+    layer: LayerPlan, record: TargetRecord, threads: int, divided: int | None = None
+) -> Work:
+    """Count what the busiest of so many threads does for a layer, see ``predict``.
+
+    Parameters
+    ----------
+    divided : among how many threads the layer was divided when it was compiled, if not these.
+    """
+    divided = divided or threads
+    if layer.algorithm == "float":
+        return _float(layer, threads)
+    scheme = layer.scheme()
+    images, channels, height, width = layer.input_shape
+    shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
+    if scheme.is_direct:
+        return _direct(_direct_work(scheme, shape, record, divided), threads)
+    return _winograd(_winograd_work(scheme, shape, record, divided), threads)
+
+
+# As they are lowered. Networks have many layers of one shape, and schedules compare many blocks.
+@lru_cache(maxsize=4096)
+def _direct_work(
+    scheme: Scheme, shape: _Shape, record: TargetRecord, threads: int
+) -> DirectWorkload:
+    work = DirectWorkload(scheme, *shape, record.dot)
+    divided: DirectWorkload = schedule_module(record).direct_block(work, threads)
+    return divided
+
+
+@lru_cache(maxsize=4096)
+def _winograd_work(
+    scheme: Scheme, shape: _Shape, record: TargetRecord, threads: int
+) -> WinogradWorkload:
+    work = WinogradWorkload(scheme, *shape, record.dot)
+    return replace(work, block=schedule_module(record).tile_block(work, threads))
+
+
+def _float(layer: LayerPlan, threads: int) -> Work:
+    images, _, rows, columns = layer.output_shape
+    weights = math.prod(layer.weight_shape)
+    share = _busiest(images * rows, threads)
+    return Work(
+        products=share * images * rows * columns * weights,
+        weights=((_FLOAT * weights, 1),),
+        image_bytes=_FLOAT * (math.prod(layer.input_shape) + math.prod(layer.output_shape)),
+        image_reads=share,
+        is_float=True,
+    )
+
+
+def _direct(work: DirectWorkload, threads: int) -> Work:
+    taps = work.scheme.kernel**2
+    panels = work.packed_channels // work.panel
+    blocks = work.batch * math.prod(work.blocks)
+    share = _busiest(panels * blocks, threads)
+    outputs = share * blocks * work.block_pixels * work.packed_channels
+    sums = outputs * work.groups * taps
+    # A conversion and a multiply-add, and the product of the steps, a tap or else a group.
+    a_tap = work.scheme.weight_steps == "tap"
+    values = math.prod(work.input_shape)
+    scales = work.groups * work.packed_channels * (taps if a_tap else 1)
+    scales += work.groups * work.packed_channels * taps * (work.dot.zero_point != 0)
+    weights = math.prod(work.packed_shape) * _bytes(work.dot.weight_dtype) + _FLOAT * scales
+    # The tasks of a panel follow each other: its weights may still be near.
+    v_bytes = values * _bytes(work.dot.activation_dtype)
+    return Work(
+        products=outputs * work.groups * work.group_size * taps,
+        scaling=sums * 3 if a_tap else sums * 2 + outputs * work.groups,
+        quantized=values * _busiest(work.input_shape[0] * work.input_shape[2], threads),
+        weights=((weights, share), (weights / panels, share * panels * (blocks - 1))),
+        image_bytes=_image_bytes(work),
+        image_reads=share,
+        cache_bytes=share * panels * v_bytes + 2 * _FLOAT * outputs * work.groups,
+    )
+
+
+def _winograd(work: WinogradWorkload, threads: int) -> Work:
+    scheme, counts = work.scheme, _counts(work.scheme)
+    _, rows, columns = work.tile_shape
+    tasks = work.batch * (rows // work.block[0]) * (columns // work.block[1])
+    share = _busiest(tasks, threads)
+    tiles, taps = share * work.batch * rows * columns, math.prod(scheme.products)
+    inputs, outputs = work.groups * work.group_size, work.packed_channels
+    weights = math.prod(work.packed_shape) * _bytes(work.dot.weight_dtype)
+    weights += _FLOAT * math.prod(work.step_shape) * (2 if work.dot.zero_point else 1)
+    overlap = math.prod(scheme.input_tile) / math.prod(scheme.output_tile)
+    input_bytes = _FLOAT * work.batch * work.height * work.width * work.in_channels
+    again = 1 + (overlap - 1) * input_bytes / _image_bytes(work)
+    v_bytes = _bytes(work.dot.activation_dtype) * inputs
+    return Work(
+        products=tiles * taps * inputs * outputs,
+        scaling=3 * tiles * taps * work.groups * outputs,
+        transforms=tiles * (inputs * counts.input + outputs * counts.output),
+        quantized=tiles * (inputs * counts.input_values + outputs * counts.output_values),
+        weights=((weights, share * tasks),),
+        image_bytes=_image_bytes(work),
+        image_reads=share * again,
+        cache_bytes=2 * tiles * taps * (v_bytes + _FLOAT * outputs),
+        tiled=True,
+    )
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Of a tile and channel: entries of the transforms, and values that become int8."""
+
+    input: int
+    output: int
+    input_values: int
+    output_values: int
+
+
+def _counts(scheme: Scheme) -> _Counts:
+    rows, columns = scheme.row_axis.algorithm, scheme.column_axis.algorithm
+    inputs = _entries(rows.b_t) * columns.t + _entries(columns.b_t) * rows.n
+    outputs = _entries(rows.a_t) * columns.n + _entries(columns.a_t) * rows.m
+    values = rows.n * columns.n
+    if scheme.precision == "hadamard":
+        return _Counts(inputs, outputs, values, 0)
+    # Besides V: the tile of x and what its first pass makes of it, M and the same of that.
+    before = rows.t * columns.t + rows.n * columns.t
+    return _Counts(inputs, outputs, values + before, values + rows.m * columns.n)
+
+
+def _entries(matrix: Matrix) -> int:
+    return sum(entry != 0 for row in matrix for entry in row)
+
+
+def _busiest(tasks: int, threads: int) -> float:
+    """The share of all tasks that the busiest thread has."""
+    return math.ceil(tasks / threads) / tasks
+
+
+def _image_bytes(work: Workload) -> int:
+    """Bytes of the input and the output."""
+    inputs = work.height * work.width * work.in_channels
+    outputs = work.out_height * work.out_width * work.out_channels
+    return _FLOAT * work.batch * (inputs + outputs)
+
+
+def _bytes(dtype: str) -> int:
+    return np.dtype(dtype).itemsize
