@@ -2,7 +2,11 @@
 
 LLVM has no vector exp, tanh or erf: it would take a vector apart and call the C library for each
 lane. The errors relative to the exact value, of normal results: exp 1e-7, sigmoid 2e-7, tanh 3e-7,
-erf 4e-7. Infinities give the limits and NaN gives NaN.
+erf 4e-7. Infinities give the limits and NaN gives NaN. exp is 0 where it would be below 1.7e-38,
+half a power of two above the smallest normal number: subnormal numbers are slow on most CPUs.
+
+These functions are bound by arithmetic, not by memory, so operations count: exp of a vector takes
+14 with fused multiply-adds, which is why bits say 2**n, and comparisons, not tests, keep NaN.
 """
 
 from __future__ import annotations
@@ -16,10 +20,12 @@ from tvm import ir, tirx
 _LOG2_E = 1.4426950408889634
 # ln 2 in two parts, the first of which has so few bits that a whole number times it is exact.
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
-# exp(r) = 1 + r + r**2 * polynomial, |r| <= ln(2) / 2 (Moshier's Cephes, expf).
-_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
-# Below the first exp is 0 in float32, above the second it is infinite.
-_EXP_RANGE = (-104.0, 89.0)
+# exp(r) with 6e-8 relative to it, |r| <= ln(2) / 2: minimax where the last two are exact.
+_EXP = (1.38145988e-3, 8.36871658e-3, 4.16683890e-2, 1.66665211e-1, 4.99999940e-1, 1.0, 1.0)
+# What has this added has a whole number in its low bits, rounded to nearest, and 126 on top of it.
+_ROUND = 1.5 * 2**23 + 126
+# At the first exp is 0 in float32, at the second infinite; between, n + 126 has 8 bits.
+_EXP_RANGE = (-87.3, 88.8)
 
 # Rational minimax approximations x * p(x**2) / q(x**2) (those of Eigen), highest power first.
 _TANH_P = (
@@ -81,49 +87,45 @@ def _horner(coefficients: Sequence[float], x: Any) -> Any:
     return result
 
 
-def _is_number(x: Any) -> Any:
-    """Whether a float32 is no NaN, told by its bits: TVM takes ``x == x`` to be true."""
-    magnitude = tirx.bitwise_and(tirx.reinterpret("int32", x), tirx.const(0x7FFFFFFF, "int32"))
-    return magnitude <= tirx.const(0x7F800000, "int32")
+def _clamped(x: Any, low: float, high: float) -> Any:
+    """Return x within bounds, NaN where x is NaN: a comparison with it is false."""
+    above = tirx.Select(x < _float(low), _float(low), x)
+    return _named("above", above, lambda v: tirx.Select(v > _float(high), _float(high), v))
 
 
 def _exp(x: Any) -> Any:
-    def power_of_two(exponent: Any) -> Any:
-        bits = tirx.shift_left(exponent + tirx.const(127, "int32"), tirx.const(23, "int32"))
-        return tirx.reinterpret("float32", bits)
+    return _exp_of(x, 1)
 
-    def scaled(n: Any, r: Any) -> Any:
-        value = _horner(_EXP, r) * (r * r) + r + _float(1)
 
-        def halves(whole: Any) -> Any:
-            # In two steps, so that results next to overflow and underflow are right.
-            half = tirx.shift_right(whole, tirx.const(1, "int32"))
-            return value * power_of_two(half) * power_of_two(whole - half)
+def _exp_of(x: Any, sign: int) -> Any:
+    """Return exp(x), or exp(-x) for a sign of -1."""
+    low, high = sorted(sign * bound for bound in _EXP_RANGE)
 
-        return _named("whole", tirx.Cast("int32", n), halves)
+    def reduced(x: Any) -> Any:
+        return _named("shifted", x * _float(sign * _LOG2_E) + _float(_ROUND), parts(x))
 
-    def reduced(limited: Any) -> Any:
-        whole = tirx.nearbyint(limited * _float(_LOG2_E))
-        return _named(
-            "n",
-            whole,
-            lambda n: _named(
-                "r",
-                limited - n * _float(_LN2_HIGH) - n * _float(_LN2_LOW),
-                lambda r: scaled(n, r),
-            ),
-        )
+    def parts(x: Any) -> Callable[[Any], Any]:
+        def at(shifted: Any) -> Any:
+            return _named("n", shifted - _float(_ROUND), lambda n: remainder(n, shifted))
 
-    def whole_range(x: Any) -> Any:
-        low, high = _EXP_RANGE
-        limited = tirx.max(tirx.min(x, _float(high)), _float(low))
-        return tirx.Select(_is_number(x), _named("limited", limited, reduced), x)
+        def remainder(n: Any, shifted: Any) -> Any:
+            r = x - n * _float(sign * _LN2_HIGH) - n * _float(sign * _LN2_LOW)
+            return _named("r", r, lambda r: scaled(r, shifted))
 
-    return _named("x", x, whole_range)
+        return at
+
+    def scaled(r: Any, shifted: Any) -> Any:
+        # 2**(n - 1), whose exponent has the bits of n + 126; that is 0 for the smallest n.
+        bits = tirx.shift_left(tirx.reinterpret("int32", shifted), tirx.const(23, "int32"))
+        powers = range(len(_EXP) - 1, -1, -1)
+        twice = [2 * c * sign**power for c, power in zip(_EXP, powers, strict=True)]
+        return _horner(twice, r) * tirx.reinterpret("float32", bits)
+
+    return _named("x", x, lambda x: _named("limited", _clamped(x, low, high), reduced))
 
 
 def _sigmoid(x: Any) -> Any:
-    return _float(1) / (_float(1) + _exp(_float(0) - x))
+    return _float(1) / (_exp_of(x, -1) + _float(1))
 
 
 def _rational(p: Sequence[float], q: Sequence[float], limit: float) -> Callable[[Any], Any]:
@@ -131,11 +133,7 @@ def _rational(p: Sequence[float], q: Sequence[float], limit: float) -> Callable[
         return _named("square", x * x, lambda s: x * _horner(p, s) / _horner(q, s))
 
     def formula(x: Any) -> Any:
-        def whole_range(x: Any) -> Any:
-            limited = tirx.max(tirx.min(x, _float(limit)), _float(-limit))
-            return tirx.Select(_is_number(x), _named("limited", limited, ratio), x)
-
-        return _named("x", x, whole_range)
+        return _named("x", x, lambda x: _named("limited", _clamped(x, -limit, limit), ratio))
 
     return formula
 
