@@ -15,8 +15,8 @@ from tvm import tirx
 
 from wqtvm.errors import UnscheduledOperatorError
 
+from ..expand import expand_functions
 from . import contraction, rows, stages
-from .expand import expand_functions
 from .hoist import hoist_expressions
 from .inline import inline_stages
 from .machine import Machine, machine_of
