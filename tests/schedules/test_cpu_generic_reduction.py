@@ -12,6 +12,7 @@ from kernel_layers import X86
 from tvm import relax
 
 from wqtvm.runtime.threads import get_num_threads, set_num_threads
+from wqtvm.target import lookup
 
 R, N = relax.op, relax.op.nn
 
@@ -123,6 +124,16 @@ def test_softmax_of_masked_and_broken_rows(target: str) -> None:
     result = run(lambda x: N.softmax(x, -1), [x], target)
     np.testing.assert_allclose(result, exact, rtol=3e-6, atol=1e-9)
     assert np.all(result[0, 3:] == 0)
+
+
+@pytest.mark.parametrize(("channels", "copied"), [(64, False), (3, True)])
+def test_windows_read_an_image_without_a_copy_of_it(channels: int, copied: bool) -> None:
+    def build(x):
+        return N.max_pool2d(x, (3, 3), 2, 1, layout="NHWC")
+
+    target = lookup("wq/x86-avx2").tvm_target()
+    (function,) = functions(scheduled(build, [random(1, 9, 9, channels)], target)).values()
+    assert ("pad_temp" in function.script()) is copied
 
 
 def test_lanes_are_added_in_halves() -> None:
