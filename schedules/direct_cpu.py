@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm import s_tir, tirx
 
+from .expand import expand_functions
 from .instructions import Instructions
 from .loops import inline_epilogue, largest_of_channels, unroll_and_vectorize
 from .prefetch import PIXELS, TASKS, fetch_for_sums
@@ -131,7 +132,7 @@ def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.P
     task = _divide_output(sch, blocking, output, block, vectors)
     _schedule_sums(sch, blocking, task, pixels, vectors)
     _schedule_quantization(sch, blocking)
-    function = sch.mod["main"]
+    function = expand_functions(sch.mod["main"])  # those of the epilogue
     if blocking.instructions is None:
         return function
     function = fetch_for_sums(function, vectors, blocking.dot_lanes)

@@ -23,6 +23,7 @@ import numpy as np
 from tvm import s_tir, tirx
 from tvm.tirx import IterVar
 
+from .expand import expand_functions
 from .instructions import Instructions, TileInstructions
 from .loops import inline_epilogue, largest_of_channels, unroll_and_vectorize
 from .prefetch import TILES, VECTORS, fetch_next_tile
@@ -148,7 +149,7 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     # Last: once tensorized, a block's producers can no longer be moved.
     rows, vectors = blocking.rows(block), blocking.vectors(panel)
     _schedule_products(sch, blocking, rows, vectors)
-    function = sch.mod["main"]
+    function = expand_functions(sch.mod["main"])  # those of the epilogue
     if blocking.instructions is None:
         return function
     lanes, reduce = blocking.dot_lanes, blocking.dot_reduce

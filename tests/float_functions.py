@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import tvm
+from kernel_assembly import Assembly, assembly_of
 from numpy.typing import NDArray
 from tvm import relax, tirx
 
 from wqtvm.target import lookup
+from wqtvm.transform.legalize_operators import LEGALIZATIONS
 from wqtvm.transform.pipeline import finish
 from wqtvm.transform.schedule_generic_cpu import schedule_generic_cpu
 
@@ -46,7 +48,7 @@ def fused(build: Build, arrays: Arrays) -> tvm.ir.IRModule:
             result = builder.emit_output(builder.normalize(build(*variables)))
         builder.emit_func_output(result)
     passes = [
-        relax.transform.LegalizeOps(),
+        relax.transform.LegalizeOps(customize_legalize_map=LEGALIZATIONS),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),
@@ -79,3 +81,11 @@ def compiled(build: Build, arrays: Arrays, target: str) -> Callable[[], Any]:
 
 def run(build: Build, arrays: Arrays, target: str) -> NDArray[Any]:
     return compiled(build, arrays, target)().numpy()
+
+
+def assembly(build: Build, arrays: Arrays, target: str) -> Assembly:
+    """The graph's only function in the assembly of a target."""
+    tvm_target = lookup(target).tvm_target()
+    (function,) = functions(scheduled(build, arrays, tvm_target)).values()
+    module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+    return assembly_of(tvm.compile(module, target=tvm_target))

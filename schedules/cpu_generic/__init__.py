@@ -15,11 +15,12 @@ from tvm import tirx
 
 from wqtvm.errors import UnscheduledOperatorError
 
+from ..expand import expand_functions
 from . import contraction, rows, stages
-from .expand import expand_functions
 from .hoist import hoist_expressions
 from .inline import inline_stages
 from .machine import Machine, machine_of
+from .pairwise import add_pairwise
 from .segments import cut_segments
 
 __all__ = ["RULES", "Machine", "Rule", "Scheduled", "machine_of", "schedule_function"]
@@ -74,7 +75,7 @@ def schedule_function(function: tirx.PrimFunc, target: tvm.target.Target, name: 
             problems.append(f"{rule.name}: {_first_line(error)}")
             continue
         if scheduled is not None:
-            finished = expand_functions(cut_segments(scheduled))
+            finished = expand_functions(add_pairwise(cut_segments(scheduled)))
             return Scheduled(finished, rule.name, tuple(problems))
     raise UnscheduledOperatorError(f"{name} has no schedule for a CPU ({'; '.join(problems)})")
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tvm_ffi
 from tvm import ir, s_tir, tirx
 
-from .access import BlockInfo, NotAnalysableError, block_info
+from .access import BlockInfo, NotAnalysableError, axes_in_values, block_info
 
 # Cheap arithmetic may be repeated so often rather than be stored and loaded again.
 _REPEATED_CHEAP = 4
 # Padding behind padding, say: what is read is a little more than what there is.
 _REPEATED_PADDING = 2
+# Channels, say: one vector of the widest.
+_SHORTEST_RUN = 16
 
 # Calls that cost no more than an addition; exp, sqrt, erf and so on are not among them.
 _CHEAP_CALLS = frozenset(
@@ -70,8 +73,34 @@ def _may_inline(sch: s_tir.Schedule, block: Any) -> bool:
         same_place = all(not c.is_reduction and c.size <= info.size for c in consumers)
         return same_place or repeats <= 1
     if is_padding(info):
-        return repeats <= (_REPEATED_PADDING if all(not c.is_reduction for c in consumers) else 1)
+        if all(not consumer.is_reduction for consumer in consumers):
+            return repeats <= _REPEATED_PADDING
+        return repeats <= 1 or _pads_whole_vectors(info, consumers)
     return repeats <= _REPEATED_CHEAP or all(not c.is_reduction for c in consumers)
+
+
+def _pads_whole_vectors(info: BlockInfo, consumers: Sequence[BlockInfo]) -> bool:
+    """Say whether a window reads either padding or none in a vector: a branch is all it costs.
+
+    Pooling and depthwise convolutions of NHWC images are such: a copy of the image with its padding
+    takes longer than they do. Where neighbours are summed, as in other convolutions, it is read
+    more often, and packed.
+    """
+    last = len(info.extents) - 1
+    if info.extents[last] < _SHORTEST_RUN or last in axes_in_values(info):
+        return False
+    reads = [
+        (consumer, read)
+        for consumer in consumers
+        for read in consumer.reads
+        if read.buffer.same_as(info.writes[0].buffer)
+    ]
+    return all(
+        read.strides is not None
+        and not any(read.strides[axis] == 1 for axis in consumer.reduced())
+        and any(read.strides[axis] == 1 for axis in consumer.spatial())
+        for consumer, read in reads
+    )
 
 
 def _reads_of(info: BlockInfo, consumer: BlockInfo) -> int:

@@ -23,6 +23,7 @@ from .access import BlockInfo, NotAnalysableError, block_info
 from .injective import extent_of, vectorize_inner
 from .inline import is_padding
 from .machine import Machine
+from .pairwise import mark_pairwise
 from .segments import guarded_from, mark_segments
 from .split import axis_loops, contiguous_axis, fused, inner_results, main_read
 
@@ -119,6 +120,8 @@ def _sums_inside(sch: s_tir.Schedule, block: Any, info: BlockInfo, machine: Mach
     if partial is None:
         return names | padding_at(sch, block, task, machine)
     names.add(str(sch.get(partial).name_hint))
+    if len(sums) == 1 and epilogue is None:
+        mark_pairwise(sch, block, sums[0])
     place_lanes(sch, partial, task, machine)
     return names | padding_at(sch, partial, task, machine)
 

@@ -21,7 +21,7 @@ from .rewrite import (
     with_buffers,
 )
 
-_REDUCERS = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
+REDUCERS = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
 
 
 def stage_info(function: tirx.PrimFunc, name: str) -> BlockInfo:
@@ -303,7 +303,7 @@ def _masked(body: Any, init: Any, info: BlockInfo, valid: Any) -> Any | None:
         replaced.append(node)
         return type(node)(node.a, tirx.Select(valid, node.b, starts[node.a.source]))
 
-    masked = tvm_ffi.structural_map(body, (_REDUCERS, on_reducer))
+    masked = tvm_ffi.structural_map(body, (REDUCERS, on_reducer))
     return masked if len(replaced) == len(info.writes) else None
 
 

@@ -18,6 +18,7 @@ from .access import BlockInfo, NotAnalysableError, block_info
 from .injective import vectorize_inner
 from .inline import top_blocks
 from .machine import Machine, machine_of
+from .pairwise import mark_pairwise
 from .reduction import move_to, place_lanes
 from .reshape import cut_rows
 from .split import fused, lanes_apart, row_width
@@ -65,7 +66,9 @@ def schedule_rows(function: tirx.PrimFunc, machine: Machine) -> s_tir.Schedule |
             place_lanes(sch, block, row, machine)
             continue
         loops = move_to(sch, block, row)
-        if not info.is_reduction and len(loops) > rank:
+        if info.is_reduction:
+            mark_pairwise(sch, block, loops[next(iter(info.reduced()))])
+        elif len(loops) > rank:
             vectorize_inner(sch, fused(sch, loops[rank:]), machine)
     return sch
 

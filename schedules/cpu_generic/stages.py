@@ -6,6 +6,7 @@ or memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ import tvm.target
 from tvm import s_tir, tirx
 
 from .access import NotAnalysableError, block_info
-from .injective import schedule_injective, whole_vectors
+from .injective import extent_of, schedule_injective, whole_vectors
 from .inline import is_padding, top_blocks
+from .interleave import interleave
 from .machine import Machine, machine_of
 from .reduction import find_epilogue, schedule_reduction
 from .reshape import join_axes
@@ -26,7 +28,8 @@ def apply(function: tirx.PrimFunc, target: tvm.target.Target, name: str) -> tirx
     machine = machine_of(target)
     function = split_reductions(function, machine)
     for name in _injective_alone(s_tir.Schedule(function)):
-        function = whole_vectors(join_axes(function, name), name, machine)
+        woven = interleave(function, name, machine)
+        function = woven or whole_vectors(join_axes(function, name), name, machine)
     sch = s_tir.Schedule(function)
     schedule_stages(sch, machine, stage_names(sch))
     return sch.mod["main"]
@@ -48,7 +51,7 @@ def schedule_stages(sch: s_tir.Schedule, machine: Machine, names: Sequence[str])
             try:
                 done |= schedule_reduction(sch, sch.get_sblock(name), machine)
             except NotAnalysableError:
-                _share_elements(sch, sch.get_sblock(name))
+                _share_elements(sch, sch.get_sblock(name), machine)
                 done.add(name)
     for name in names:
         block = sch.get_sblock(name) if name not in done else None
@@ -57,10 +60,10 @@ def schedule_stages(sch: s_tir.Schedule, machine: Machine, names: Sequence[str])
         try:
             schedule_injective(sch, block, machine)
         except NotAnalysableError:
-            _share_elements(sch, block)
+            _share_elements(sch, block, machine)
 
 
-def _share_elements(sch: s_tir.Schedule, block: Any) -> None:
+def _share_elements(sch: s_tir.Schedule, block: Any, machine: Machine) -> None:
     """Share the elements of a stage among threads, whatever is done for each of them.
 
     Raises
@@ -78,7 +81,14 @@ def _share_elements(sch: s_tir.Schedule, block: Any) -> None:
     if not own:
         raise NotAnalysableError(f"stage {sch.get(block).name_hint} has to run in order")
     sch.reorder(*own, *(loop for loop in loops if loop not in own))
-    sch.parallel(fused(sch, own))
+    count = 1
+    while count < len(own) and _extents(sch, own[:count]) < machine.tasks:
+        count += 1
+    sch.parallel(fused(sch, own[:count]))
+
+
+def _extents(sch: s_tir.Schedule, loops: list[Any]) -> int:
+    return math.prod(extent_of(sch, loop) for loop in loops)
 
 
 def stage_names(sch: s_tir.Schedule) -> list[str]:

@@ -11,10 +11,13 @@ import re
 from dataclasses import dataclass
 
 import pytest
+import torch
 import tvm
-from kernel_assembly import Assembly, Code, assembly_of
+from kernel_assembly import Assembly, Code, assembly_of, parse
 from kernel_layers import make_layer
+from torch import nn
 
+import wqtvm
 from wqtvm.target import lookup
 from wqtvm.transform.schedule_operators import schedule_module
 
@@ -227,3 +230,16 @@ def test_a_direct_product_starts_from_memory_and_scales_a_tap() -> None:
             assert len(converted) == accumulators
             assert len(loop.matching(r"vfmadd\d+ps", "zmm")) == accumulators
     assert any(loop.matching("vcvtdq2ps", "zmm") for loop in loops)
+
+
+@pytest.mark.parametrize(
+    ("target", "algorithm"), [("wq/x86-vnni", "winograd"), ("wq/arm-neon", "direct")]
+)
+def test_activations_behind_a_convolution_are_no_calls(target: str, algorithm: str) -> None:
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.SiLU()).eval()
+    config = wqtvm.WinogradConfig(algorithm=algorithm)
+    model = wqtvm.compile(model, (torch.zeros(1, 16, 16, 16),), target=target, config=config)
+    (library,) = (m for m in model._executable.mod.imports if m.kind == "llvm")
+    code = parse(library.inspect_source("s")).code
+    assert code.matching("vdivps|fdiv", r"%[yz]mm|v\d+\.4s")
+    assert not code.matching("callq?|bl", "exp")

@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import tvm
-from float_functions import compiled, functions, random, run, scheduled, tolerance
+from float_functions import assembly, compiled, functions, random, run, scheduled, tolerance
 from kernel_layers import X86
 from tvm import relax
 
 from wqtvm.runtime.threads import get_num_threads, set_num_threads
+from wqtvm.target import lookup
 
 R, N = relax.op, relax.op.nn
 
@@ -90,7 +91,8 @@ def test_softmax_and_layer_norm(columns: int, target: str) -> None:
     x, scale, shift = random(2, 37, columns), random(columns, seed=1), random(columns, seed=2)
     double = torch.from_numpy(x).double()
     result = run(lambda x: N.softmax(x, -1), [x], target)
-    # exp is good to 3e-7, and its argument to half of a last bit of values below 8.
+    # exp is good to 1e-7, its argument to half of a last bit of values below 8, the sum and its
+    # reciprocal to a few last bits.
     np.testing.assert_allclose(result, F.softmax(double, -1), rtol=3e-6, atol=1e-9)
     if columns > 1:
         exact = F.layer_norm(double, (columns,), *map(_double, (scale, shift)))
@@ -107,6 +109,37 @@ def test_softmax_and_layer_norm_of_few_long_rows(target: str) -> None:
     exact = F.layer_norm(double, (40_001,), *map(_double, (scale, shift)))
     result = run(lambda x, g, b: N.layer_norm(x, g, b, [-1]), [x, scale, shift], target)
     np.testing.assert_allclose(result, exact, rtol=1e-5, atol=1e-5)
+
+
+@each_target
+def test_softmax_of_masked_and_broken_rows(target: str) -> None:
+    x = random(6, 77)
+    x[0, 3:] = -np.inf
+    x[1] = -np.inf
+    x[2, 5] = np.nan
+    x[3, 5] = np.inf
+    x[4, :40] = 3e38
+    x[5, :40] = -3e38
+    exact = F.softmax(torch.from_numpy(x).double(), -1)
+    result = run(lambda x: N.softmax(x, -1), [x], target)
+    np.testing.assert_allclose(result, exact, rtol=3e-6, atol=1e-9)
+    assert np.all(result[0, 3:] == 0)
+
+
+@pytest.mark.parametrize(("channels", "copied"), [(64, False), (3, True)])
+def test_windows_read_an_image_without_a_copy_of_it(channels: int, copied: bool) -> None:
+    def build(x):
+        return N.max_pool2d(x, (3, 3), 2, 1, layout="NHWC")
+
+    target = lookup("wq/x86-avx2").tvm_target()
+    (function,) = functions(scheduled(build, [random(1, 9, 9, channels)], target)).values()
+    assert ("pad_temp" in function.script()) is copied
+
+
+def test_lanes_are_added_in_halves() -> None:
+    code = assembly(lambda x: N.softmax(x, -1), [random(512, 1024)], "wq/x86-vnni").code
+    assert len(code.matching("v(max|add)ss", "%xmm")) <= 4
+    assert code.matching("v(max|add)ps", "%ymm")
 
 
 @each_target
