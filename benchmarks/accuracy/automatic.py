@@ -14,6 +14,8 @@ from wqtvm.transform import pipeline
 
 from .measure import Subject
 
+_TARGET = "wq/x86-vnni"  # whose predicted times are minimized, wherever this runs
+
 
 def planned_layers(
     subject: Subject, config: WinogradConfig, *, data: bool = False
@@ -29,15 +31,18 @@ def planned_layers(
     plan = plan_network(
         pipeline.prepare(imported.module),
         config,
+        target=_TARGET,
         inputs=subject.inputs[0] if data else None,
         examples=[x if x.numel() == 1 else torch.zeros_like(x) for x in subject.inputs[0]],
         targets=[subject.truth[0]] if data and subject.truth else None,
-        progress=lambda stage, done, total: print(
-            f"\r{stage} {done}/{total} ", end="", file=sys.stderr, flush=True
-        ),
+        progress=_say if sys.stderr.isatty() else None,
     )
     layers = {layer.name: layer for layer in plan.layers}
     missing = subject.layers.keys() - layers.keys()
     if missing:
         raise ValueError(f"the plan has no layer {min(missing)}; it has {sorted(layers)}")
     return {name: layers[name] for name in subject.layers}
+
+
+def _say(stage: str, done: int, total: int) -> None:
+    print(f"\r{stage} {done}/{total} ", end="", file=sys.stderr, flush=True)
