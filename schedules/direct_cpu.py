@@ -32,11 +32,13 @@ from typing import TYPE_CHECKING, Any
 
 from tvm import s_tir, tirx
 
+from .direct_tile_kernel import PRODUCTS, START, pixels_of_a_register, write_direct_tiles
 from .expand import expand_functions
-from .instructions import Instructions
+from .instructions import Instructions, TileInstructions
 from .loops import inline_epilogue, largest_of_channels, unroll_and_vectorize
 from .prefetch import PIXELS, TASKS, fetch_for_sums
 from .quantize_kernel import LANES, write_quantization
+from .tile_product_kernel import ROWS
 
 if TYPE_CHECKING:
     from ..topi.direct_workload import DirectWorkload
@@ -59,6 +61,8 @@ class DirectBlocking:
     register_pixels_alone : as ``register_pixels`` without room for the sums, which are spilled, for
         groups of at least ``_LARGE_GROUP`` channels, where that is once in many products; None for
         the same.
+    tiles : of the ISA's two-dimensional registers, on which the integer products are then computed;
+        ``register_pixels`` does not count.
     """
 
     lanes: int
@@ -70,6 +74,7 @@ class DirectBlocking:
     task_pixels: int
     instructions: Instructions | None = None
     register_pixels_alone: tuple[int, ...] | None = None
+    tiles: TileInstructions | None = None
 
     def blocked(self, work: DirectWorkload, threads: int) -> DirectWorkload:
         """Choose the outputs of a task, and the pixels and vectors of the accumulators.
@@ -77,36 +82,58 @@ class DirectBlocking:
         Tasks have up to ``task_pixels``, are of whole accumulator blocks, and leave no thread idle
         in the last round.
         """
-        register_pixels = self.register_pixels
-        if work.group_size >= _LARGE_GROUP and self.register_pixels_alone is not None:
-            register_pixels = self.register_pixels_alone
         candidates = [
             replace(work, block=(rows, columns), pixels=pixels, vectors=vectors)
             for columns in _divisions(work.out_width)
             for rows in range(1, work.out_height + 1)
             if rows == 1 or rows * columns <= self.task_pixels
-            for vectors, most in enumerate(register_pixels, 1)
-            for pixels in range(1, most + 1)
+            for pixels, vectors in self._register_blocks(work, columns)
             if rows * columns % pixels == 0
         ]
 
         def cost(choice: DirectWorkload) -> tuple[float, int]:
             panels = choice.packed_channels // choice.panel
             tasks = panels * choice.batch * math.prod(choice.blocks)
-            # An accumulator costs its products, its share of what is loaded for them, and of the
-            # time in which the last products of a block are waited for.
-            accumulators = choice.pixels * choice.vectors
-            weights = math.prod(choice.packed_shape[2:]) * choice.vectors
-            near = weights <= _U_IN_L1 * self.l1_bytes
-            from_u = choice.vectors * (_LOAD if near else _LOAD_L2)
-            loads = (_LOAD * choice.pixels + from_u + 2) / accumulators
-            one = choice.vectors * (1 + loads) * max(1, _LEAST_CHAINS / accumulators)
+            one = choice.vectors * self._accumulator_cost(choice)
             # Wide blocks read and write longer runs.
             overhead = _TASK_OVERHEAD_PIXELS + _ROW_OVERHEAD_PIXELS * choice.block[0]
             time = math.ceil(tasks / threads) * (choice.block_pixels + overhead) * one
             return time, -choice.vectors  # of equals the one that reads V least often
 
         return min(candidates, key=cost)
+
+    def _register_blocks(self, work: DirectWorkload, columns: int) -> list[tuple[int, int]]:
+        """Pixels and vectors of the accumulators that there may be in rows of so many columns."""
+        if self.tiles is not None:
+            rows = pixels_of_a_register(columns)
+            return [(rows * parts, vectors) for parts in (1, 2) for vectors in (1, 2)]
+        register_pixels = self.register_pixels
+        if work.group_size >= _LARGE_GROUP and self.register_pixels_alone is not None:
+            register_pixels = self.register_pixels_alone
+        return [
+            (pixels, vectors)
+            for vectors, most in enumerate(register_pixels, 1)
+            for pixels in range(1, most + 1)
+        ]
+
+    def _accumulator_cost(self, choice: DirectWorkload) -> float:
+        """Time of a product for one vector and pixel, that of others of its block besides.
+
+        Its own, its share of what is loaded, and of the time in which the last products of a block
+        are waited for.
+        """
+        accumulators = choice.pixels * choice.vectors
+        if self.tiles is not None:
+            # Registers are loaded whole, in half the time of a product of 16 rows, and stored and
+            # scaled once a tap.
+            rows = pixels_of_a_register(choice.block[1])
+            loads = _LOAD * ROWS * (choice.pixels // rows + choice.vectors) / accumulators
+            return 1 + loads
+        weights = math.prod(choice.packed_shape[2:]) * choice.vectors
+        near = weights <= _U_IN_L1 * self.l1_bytes
+        from_u = choice.vectors * (_LOAD if near else _LOAD_L2)
+        loads = (_LOAD * choice.pixels + from_u + 2) / accumulators
+        return (1 + loads) * max(1, _LEAST_CHAINS / accumulators)
 
 
 def _divisions(width: int) -> list[int]:
@@ -136,6 +163,12 @@ def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.P
     if blocking.instructions is None:
         return function
     function = fetch_for_sums(function, vectors, blocking.dot_lanes)
+    if blocking.tiles is not None:
+        rows = pixels_of_a_register(block[1])
+        function = write_direct_tiles(
+            function, rows, pixels // rows, vectors, int(annotations["wq.stride"]),
+            blocking.dot_lanes, blocking.dot_reduce, blocking.tiles,
+        )  # fmt: skip
     return write_quantization(function, blocking.instructions)
 
 
@@ -178,16 +211,21 @@ def _schedule_sums(
     _, inner = _register_block(sch, blocking, p, k, pixels, vectors)
     step, pair = sch.split(s, [None, blocking.dot_reduce])
     sch.reorder(step, *inner, pair)
-    for loop in inner[:-1]:
-        sch.unroll(loop)
+    if blocking.tiles is None:
+        for loop in inner[:-1]:
+            sch.unroll(loop)
 
     starts = [block for block in sch.get_producers(products) if _name(sch, block) == "start"]
-    for start in starts:
+    for start in starts if blocking.tiles is None else ():
         sch.compute_at(start, group, preserve_unit_loops=True)
         sch.vectorize(sch.split(sch.get_loops(start)[-1], [None, blocking.lanes])[1])
     for block, loop in ((m, group), (taps, row), (products, step)):
         init = sch.decompose_reduction(block, loop)
-        unroll_and_vectorize(sch, sch.get_loops(init)[-3:])
+        loops = sch.get_loops(init)[-3:]
+        if block is products and blocking.tiles is not None:
+            sch.annotate(loops[0], START, True)
+        else:
+            unroll_and_vectorize(sch, loops)
     # Not before: the loops that set sums to zero, copies of these, would be marked as well.
     if blocking.instructions is not None:
         sch.annotate(pixel_blocks, PIXELS, True)
@@ -195,7 +233,13 @@ def _schedule_sums(
         # The sums' beginning reads it, their continuation no longer.
         reads = [region.source.name for region in sch.get(products).reads]
         sch.unsafe_hide_buffer_access(products, "read", [reads.index("start")])
-    if blocking.intrinsic:
+    if blocking.tiles is not None:
+        for start in starts:
+            sch.compute_inline(start)  # a register is loaded from one vector, row by row
+        sch.annotate(step, PRODUCTS, True)
+        for block in (products, taps):
+            sch.set_scope(block, 0, "local")  # of a block of pixels, 4 KiB at most
+    elif blocking.intrinsic:
         sch.tensorize(inner[-1], blocking.intrinsic)
 
 

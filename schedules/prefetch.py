@@ -83,19 +83,21 @@ def fetch_for_sums(function: tirx.PrimFunc, vectors: int, lanes: int) -> tirx.Pr
         def ahead(loop: tirx.For) -> Any:
             if PIXELS not in loop.annotations:
                 return loop
-            group, fetches = _group_fetches(loop, vectors)
+            group, fetches = _group_fetches(loop, vectors, lanes)
             results = _result_fetches(loop, output.block, first, vectors, lanes)
             fetches.append(tirx.IfThenElse(group == 0, tirx.stmt_seq(*results), None))
             body = tirx.SeqStmt([*fetches, loop.body])
             return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body)
 
         body = tvm_ffi.structural_map(task.body, (tirx.For, ahead))
-        return tirx.For(task.loop_var, task.min, task.extent, task.kind, body)
+        return tirx.For(
+            task.loop_var, task.min, task.extent, task.kind, body, annotations=task.annotations
+        )
 
     return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, tasks)))
 
 
-def _group_fetches(loop: tirx.For, vectors: int) -> tuple[Any, list[Any]]:
+def _group_fetches(loop: tirx.For, vectors: int, lanes: int) -> tuple[Any, list[Any]]:
     """The group, and fetches of the next one's U, the first again after the last.
 
     None where all channels are one group: a run as long as that the hardware foresees.
@@ -103,9 +105,12 @@ def _group_fetches(loop: tirx.For, vectors: int) -> tuple[Any, list[Any]]:
     products = next(r for r in realized(loop) if r.block.name_hint.startswith("products_update"))
     inner = {variable: tirx.const(0, "int64") for variable in loop_variables(loop.body)}
     *_, g, _, _, panel, _ = (substitute(value, inner) for value in products.iter_values)
+    if not products.block.name_hint.endswith("_o"):  # not tensorized: of channels, not vectors
+        panel = tirx.truncdiv(panel, lanes)
     # Stages keep their names; parameters lose theirs when a network's functions are fused.
-    stages = ("products", "V", "start")
-    (u,) = (r.source for r in products.block.reads if r.source.name not in stages)
+    counts = products.block.writes[0].source
+    reads = [r.source for r in products.block.reads if not r.source.same_as(counts)]
+    (u,) = (source for source in reads if source.name not in ("V", "start"))
     _, groups, *lines = (int(extent) for extent in u.ty.shape[:5])
     if groups == 1:
         return g, []

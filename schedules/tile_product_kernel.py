@@ -19,7 +19,7 @@ U of the next tap is fetched ahead, as in ``product_kernel``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tvm_ffi
@@ -55,12 +55,15 @@ def write_tile_products(
 
     written = write_marked(function, kernel)
 
-    def configured(loop: tirx.For) -> Any:
+    tiles = math.prod(rows)
+    parts = [min(ROWS, tiles - first) for first in range(0, tiles, ROWS)]
+
+    def blocks(loop: tirx.For) -> Any:
         if loop.kind != tirx.ForKind.PARALLEL:
             return loop
-        return _configured(loop, math.prod(rows), chunk, reduce, instructions)
+        return configured(loop, parts, chunk, reduce, instructions)
 
-    return written.with_body(tvm_ffi.structural_map(written.body, (tirx.For, configured)))
+    return written.with_body(tvm_ffi.structural_map(written.body, (tirx.For, blocks)))
 
 
 class TileProduct(Product):
@@ -183,14 +186,17 @@ def chunk_of(size: int, reduce: int) -> int:
     return max(c for c in range(reduce, min(size, ROW_BYTES) + 1, reduce) if size % c == 0)
 
 
-def _configured(
-    loop: tirx.For, tiles: int, chunk: int, reduce: int, instructions: TileInstructions
+def configured(
+    loop: tirx.For, parts: Sequence[int], chunk: int, reduce: int, instructions: TileInstructions
 ) -> Any:
-    """The loop with the tile registers configured for its body, and released behind it."""
+    """The loop with the tile registers configured for its body, and released behind it.
+
+    ``parts`` are the rows of the registers of V that are used, and of their accumulators.
+    """
     config = tirx.decl_buffer((_CONFIG_BYTES,), "uint8", "tile_config", scope="local")
     shapes = {}
     for part, activations in enumerate(ACTIVATIONS):
-        rows = max(1, min(ROWS, tiles - part * ROWS))
+        rows = parts[part] if part < len(parts) else 1
         shapes[activations] = (rows, chunk)
         for vector in range(len(WEIGHTS)):
             shapes[ACCUMULATORS[part * len(WEIGHTS) + vector]] = (rows, ROW_BYTES)

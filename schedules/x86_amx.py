@@ -1,7 +1,6 @@
 """AVX-512 with AMX int8: products of 16 x 64 by 64 x 16 bytes an instruction (``tdpbusd``).
 
-All but the integer product of Winograd convolutions is that of ``x86_vnni``, the packing of weights
-included.
+All but the integer products is that of ``x86_vnni``, the packing of weights included.
 """
 
 from __future__ import annotations
@@ -48,7 +47,9 @@ _BLOCKING = replace(
     tiles=_TILES,
 )
 
-_DIRECT = x86_vnni._DIRECT
+# The same registers: 2 x 16 pixels by 32 output channels. A task reads V of its pixels and U of a
+# panel once a group; counts and sums of a block of pixels, 4 KiB each, stay in L1.
+_DIRECT = replace(x86_vnni._DIRECT, tiles=_TILES)
 
 
 def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:

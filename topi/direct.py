@@ -161,6 +161,7 @@ def _image(work: DirectWorkload, m: te.Tensor) -> te.Tensor:
         attrs={
             "wq.operator": OPERATOR,
             "wq.block": list(work.block),
+            "wq.stride": work.stride,
             "wq.pixels": work.pixels,
             "wq.vectors": work.vectors,
         },

@@ -59,6 +59,7 @@ def run(
 ) -> Callable[[Layer], NDArray[np.float32]]:
     """Compiles a layer's schedule for AMX, the registers in C, and runs it on this machine."""
     monkeypatch.setattr(x86_amx, "_BLOCKING", replace(x86_amx._BLOCKING, tiles=IN_C))
+    monkeypatch.setattr(x86_amx, "_DIRECT", replace(x86_amx._DIRECT, tiles=IN_C))
 
     def result(layer: Layer) -> NDArray[np.float32]:
         library = tvm.compile(layer.scheduled(), target=lookup("wq/x86-vnni").tvm_target())
@@ -100,6 +101,29 @@ def test_equals_the_reference(
     np.testing.assert_array_equal(run(layer), layer.reference().output)
 
 
+@pytest.mark.isa("avx512_vnni")
+@pytest.mark.parametrize(
+    ("shape", "out_channels", "options"),
+    [
+        ((1, 5, 9, 1), 3, {}),
+        ((3, 7, 10, 3), 17, {"padding": 0, "weight_steps": "filter"}),
+        ((1, 8, 64, 64), 64, {"group_size": 64}),  # two registers of a row, by two
+        ((1, 14, 14, 100), 33, {"group_size": 0}),  # two registers of a row each
+        ((1, 11, 13, 40), 36, {"stride": 2, "weight_steps": "filter"}),
+        ((2, 8, 8, 320), 32, {"group_size": 0, "taps": 1, "padding": 0}),
+        ((1, 9, 7, 96), 48, {"group_size": 48, "taps": 5, "padding": 2}),
+    ],
+)
+def test_direct_equals_the_reference(
+    run: Callable[[Layer], NDArray[np.float32]],
+    shape: tuple[int, int, int, int],
+    out_channels: int,
+    options: dict[str, Any],
+) -> None:
+    layer = make_layer(TARGET, shape, out_channels, tile=1, **options)
+    np.testing.assert_array_equal(run(layer), layer.reference().output)
+
+
 @pytest.mark.isa("amx_int8")
 def test_equals_the_reference_on_amx() -> None:
     from wqtvm.runtime.amx import request_permission
@@ -120,6 +144,21 @@ def test_tile_instructions_are_in_the_product() -> None:
     assert len({product.operands.split(",")[-1] for product in products}) == 4
     assert len(loop.matching("tileloadd")) == groups * (4 + 4)  # the sums' start, too
     assert len(loop.matching("tilestored")) == groups * 4
+    assert not loop.matching("ldtilecfg")
+    assert len(assembly.code.matching("ldtilecfg")) == 1
+    assert len(assembly.code.matching("tilerelease")) == 1
+
+
+def test_tile_instructions_are_in_the_products_of_a_tap() -> None:
+    """Two by two accumulators; the registers of V and U are loaded once for each 64 channels."""
+    options = {"group_size": 128, "weight_steps": "filter", "threads": 1}
+    layer = make_layer(TARGET, (1, 32, 64, 256), 64, tile=1, **options)  # type: ignore[arg-type]
+    assembly = assembly_of(tvm.compile(layer.scheduled(), target=lookup(TARGET).tvm_target()))
+    (loop,) = (loop for loop in assembly.innermost_loops if loop.matching("tdpbusd"))
+    taps, rest = divmod(len(loop.matching("tdpbusd")), 2 * 4)  # LLVM may unroll taps
+    assert rest == 0
+    assert len(loop.matching("tileloadd")) == taps * (4 + 2 * 4)
+    assert len(loop.matching("tilestored")) == taps * 4
     assert not loop.matching("ldtilecfg")
     assert len(assembly.code.matching("ldtilecfg")) == 1
     assert len(assembly.code.matching("tilerelease")) == 1

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from wqtvm.fastconv import direct, standard_scales, winograd
 from wqtvm.quantization import Scheme
 from wqtvm.quantization.scheme import STEPS
+from wqtvm.schedules.direct_tile_kernel import pixels_of_a_register
 from wqtvm.schedules.winograd_cpu import CpuBlocking
 from wqtvm.target import TABLE, TargetRecord
 from wqtvm.topi.direct_workload import DirectWorkload
@@ -139,7 +140,12 @@ def test_a_direct_task_is_of_whole_accumulator_blocks(
     work = schedules.direct_block(DirectWorkload(scheme, *numbers, 1, record.dot), threads)
     blocking = schedules._DIRECT
     assert (blocking.dot_lanes, blocking.dot_reduce) == (record.dot.lanes, record.dot.reduce)
-    assert work.pixels <= blocking.register_pixels[work.vectors - 1]
+    if blocking.tiles is None:
+        registers = blocking.register_pixels_alone or blocking.register_pixels
+        assert work.pixels <= registers[work.vectors - 1]
+    else:  # registers hold pixels of one row
+        assert work.vectors <= 2
+        assert work.pixels in (n := pixels_of_a_register(work.block[1]), 2 * n)
     assert work.block[0] == 1 or work.block_pixels <= blocking.task_pixels
     assert work.block[0] <= work.out_height
     assert work.block[1] <= work.out_width

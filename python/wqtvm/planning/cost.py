@@ -110,8 +110,6 @@ class Work:
     Attributes
     ----------
     products : multiply-accumulates of int8, or of float32 if the layer stays float.
-    tiled : whether they are those of a fast algorithm, for two-dimensional registers if there are
-        any.
     scaling : operations on sums of groups.
     transforms : multiply-adds of transforms.
     quantized : values that become int8.
@@ -129,14 +127,13 @@ class Work:
     quantized: float = 0.0
     cache_bytes: float = 0.0
     is_float: bool = False
-    tiled: bool = False
 
     def time(self, machine: Machine, efficiency: Efficiency = FITTED) -> Prediction:
         """Predict its time on a machine."""
         peak, share = machine.dot_gops, efficiency.products
         if self.is_float:
             peak, share = machine.float32_gflops, efficiency.float_products
-        elif self.tiled and machine.tile_gops is not None:
+        elif machine.tile_gops is not None:
             peak = machine.tile_gops
         operations = machine.float32_gflops / 2 * _MEGA  # a millisecond
         weights = sum(machine.reading_ms(nbytes) * times for nbytes, times in self.weights)
@@ -268,7 +265,6 @@ def _winograd(work: WinogradWorkload, threads: int) -> Work:
         image_bytes=_image_bytes(work),
         image_reads=share * again,
         cache_bytes=2 * tiles * taps * (v_bytes + _FLOAT * outputs),
-        tiled=True,
     )
 
 
