@@ -27,6 +27,7 @@ from tvm import tirx
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from .instructions import TileInstructions
+from .prefetch import realized
 from .product_kernel import Product, write_marked
 
 ROWS, ROW_BYTES = 16, 64  # of a tile register
@@ -59,7 +60,8 @@ def write_tile_products(
     parts = [min(ROWS, tiles - first) for first in range(0, tiles, ROWS)]
 
     def blocks(loop: tirx.For) -> Any:
-        if loop.kind != tirx.ForKind.PARALLEL:
+        products = any(block.block.name_hint == "M" for block in realized(loop))
+        if loop.kind != tirx.ForKind.PARALLEL or not products:
             return loop
         return configured(loop, parts, chunk, reduce, instructions)
 

@@ -10,6 +10,9 @@ One parallel task computes a block of tiles from the image to the result:
 
 so that V (taps * tiles * channels integers) and M (taps * tiles * panel floats) stay in the L2
 cache and no layer ever lies whole in the Winograd domain. ``CpuBlocking`` chooses the sizes.
+
+U comes from far and is read once a block. Where a small image is one block, it is read once: then
+tiles are transformed in parallel, and after that panels are computed in parallel.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ class CpuBlocking:
         vectors of output channels; their product, the vectors of U and a broadcast of V must fit
         the register file.
     intrinsic : the tensor intrinsic of the dot product, or None to leave it to the compiler.
-    l2_bytes : what V and M of one block may occupy.
+    l2_bytes : what V and M of one block may occupy, twice that if it is the only one.
     instructions : of the ISA, for kernels that are written out; None to leave all to the compiler.
     tiles : of the ISA's two-dimensional registers, on which the integer product is then computed;
         None if it has none. An accumulator block of more than one tile row then spans its block of
@@ -92,6 +95,7 @@ class CpuBlocking:
         """Tile rows and columns that one task computes.
 
         They fit ``l2_bytes``, fill the accumulators, and leave no thread idle in the last round.
+        What is one block is divided among threads by panels instead.
         """
         taps = math.prod(work.scheme.products)
         activation = np.dtype(work.dot.activation_dtype).itemsize
@@ -103,19 +107,29 @@ class CpuBlocking:
             for rows in range(1, min(work.tile_rows, most) + 1)
             for columns in range(1, min(work.tile_columns, most // rows) + 1)
         ]
+        whole = (work.tile_rows, work.tile_columns)
+        if work.batch == 1 and math.prod(whole) * bytes_a_tile <= 2 * self.l2_bytes:
+            candidates.append(whole)
+        near = math.prod(work.packed_shape) <= self.l2_bytes
+        panels = work.packed_channels // panel
 
         def cost(block: tuple[int, int]) -> float:
             rows, columns = block
             tasks = work.batch * math.ceil(work.tile_rows / rows)
             tasks *= math.ceil(work.tile_columns / columns)
             # A row of accumulators costs its own load, a block the streaming of U.
-            one = rows * columns * (1 + 1 / math.prod(self.rows(block))) + _BLOCK_OVERHEAD_TILES
+            one = rows * columns * (1 + 1 / math.prod(self.rows(block)))
+            one += _STREAM_NEAR_TILES if near else _STREAM_FAR_TILES
+            if tasks == 1:
+                return math.ceil(panels / threads) / panels * one
             return math.ceil(tasks / threads) * one
 
         return min(candidates, key=cost)
 
 
-_BLOCK_OVERHEAD_TILES = 2.0
+# Tiles in whose products' time U is streamed, from L2 or from farther: a byte is a product of each
+# tile, at 383 a nanosecond; L2 gives 140 bytes in that time, L3 25, half of which is hidden.
+_STREAM_NEAR_TILES, _STREAM_FAR_TILES = 2.0, 8.0
 _PAGE, _LINE = 4096, 64  # bytes
 
 
@@ -135,11 +149,12 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     panel = blocking.panel(precision, _extent(sch, "M", -1), group)
     edges = tuple(int(edge) for edge in annotations["wq.output_tile"])
     blocks, panels, tile = _block_output(sch, output, edges, block, panel)
-    sch.parallel(blocks)
+    alone = int(sch.get(blocks).extent) == 1
+    sch.parallel(panels if alone else blocks)
     _place_output_transform(sch, blocking, precision, group, tile)
     for name in ("M", "products"):
         _compute_at(sch, name, panels)
-    _place_input_transform(sch, precision, blocks)
+    _place_input_transform(sch, precision, blocks, alone)
     # Taps that lie a power of two apart would share a few sets of the caches.
     for name in ("V", "M"):
         item = np.dtype(str(sch.get(sch.get_sblock(name)).writes[0].source.dtype)).itemsize
@@ -202,7 +217,9 @@ def _place_output_transform(
         _compute_at(sch, name, loop)
 
 
-def _place_input_transform(sch: s_tir.Schedule, precision: str, blocks: Any) -> None:
+def _place_input_transform(
+    sch: s_tir.Schedule, precision: str, blocks: Any, in_parallel: bool
+) -> None:
     """Compute the input transform of one tile and group at a time, within a block of tiles."""
     for name in (*reversed(_TAP_STAGES), "input_taps"):
         _compute_at(sch, name, blocks)
@@ -211,6 +228,8 @@ def _place_input_transform(sch: s_tir.Schedule, precision: str, blocks: Any) -> 
         _compute_at(sch, name, group)
     for name in _TAP_STAGES:
         sch.reverse_compute_at(sch.get_sblock(name), group, preserve_unit_loops=True)
+    if in_parallel:
+        sch.parallel(sch.fuse(*sch.get_loops(sch.get_sblock("input_taps"))[1:-4]))
 
 
 def _schedule_products(

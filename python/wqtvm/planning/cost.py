@@ -247,7 +247,9 @@ def _winograd(work: WinogradWorkload, threads: int) -> Work:
     scheme, counts = work.scheme, _counts(work.scheme)
     _, rows, columns = work.tile_shape
     tasks = work.batch * (rows // work.block[0]) * (columns // work.block[1])
-    share = _busiest(tasks, threads)
+    # A block that is alone is divided by vectors of output channels, and reads its weights once.
+    alone = tasks == 1
+    share = _busiest(work.packed_channels // work.dot.lanes if alone else tasks, threads)
     tiles, taps = share * work.batch * rows * columns, math.prod(scheme.products)
     inputs, outputs = work.groups * work.group_size, work.packed_channels
     weights = math.prod(work.packed_shape) * _bytes(work.dot.weight_dtype)
