@@ -73,10 +73,15 @@ def float_model(problem: Problem, folder: Path) -> Path:
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    source, result = folder / "float.onnx", folder / "float.mnn"
-    source.write_bytes(model.SerializeToString())
     # The input stays in MNN's own packing, as between the layers of a network.
-    options = ("--bizCode", "wqtvm", "--keepInputFormat=0")
+    return convert(model.SerializeToString(), folder, "--keepInputFormat=0")
+
+
+def convert(model: bytes, folder: Path, *options: str) -> Path:
+    """Write an ONNX model as one of MNN, and return its path."""
+    source, result = folder / "float.onnx", folder / "float.mnn"
+    source.write_bytes(model)
+    options = ("--bizCode", "wqtvm", *options)
     tool("mnnconvert", result, "-f", "ONNX", "--modelFile", source, "--MNNModel", result, *options)
     return result
 
