@@ -48,7 +48,7 @@ def main() -> int:
                 with Race(entries, setting, has_amx=has_amx, say=say) as race:
                     contest = race.run(case, options.rounds, options.seconds)
                 print(
-                    f"\n{setting.threads} threads, {setting.clock} clock, {options.rounds} rounds; "
+                    f"\nThreads {setting.threads}, {setting.clock} clock, {options.rounds} rounds; "
                     f"others took {contest.others_cpus:.1f} CPUs\n"
                 )
                 print("\n".join(tables.table(contest, COMPETITORS)), flush=True)

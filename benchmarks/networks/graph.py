@@ -13,7 +13,11 @@ from torch.nn import functional
 
 from ..layers.peers.base import CannotRunError
 
-CONV = {"kernel": (3, 3), "stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
+CONV = {
+    "kernel": (3, 3), "bias": True, "stride": [1, 1], "padding": [1, 1], "dilation": [1, 1],
+    "groups": 1,
+}  # fmt: skip
+DEFAULTS = (None, [1, 1], [0, 0], [1, 1], 1)  # of aten.conv2d: bias, stride and so on
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class _Reader:
                 shape = _shape(node)
             if node.op == "call_function":
                 self._call(node)
+            if node.op == "output" and [*map(self._name, node.args[0])] != [self.nodes[-1].name]:
+                raise CannotRunError(f"its results are {node.args[0]}, not its last operator's")
         return Graph(self.input, shape, tuple(self.nodes))
 
     def _call(self, node: fx.Node) -> None:
@@ -134,15 +140,14 @@ class _Reader:
             raise CannotRunError(f"{name} of {node.args} is not among what can be written")
 
     def _conv(self, node: fx.Node) -> None:
-        x, weight, bias, stride, padding, dilation, groups, *_ = (
-            *node.args, *([1, 1], [0, 0], [1, 1], 1)[len(node.args) - 3 :]
-        )  # fmt: skip
-        tensors = (self.constants[weight.name], self.constants[bias.name])
+        x, weight, *given = node.args
+        bias, *rest = (*given, *DEFAULTS[len(given) :])
+        tensors = [self.constants[each.name] for each in (weight, bias) if each is not None]
         kernel = tuple(tensors[0].shape[2:])
-        found = dict(zip(CONV, (kernel, stride, padding, dilation, groups), strict=True))
+        found = dict(zip(CONV, (kernel, bias is not None, *rest), strict=True))
         if found != CONV:
             raise CannotRunError(f"{node.name} is a convolution of {found}; only {CONV} is written")
-        self._add("conv", node, [x], tensors)
+        self._add("conv", node, [x], tuple(tensors))
 
     def _add(
         self,

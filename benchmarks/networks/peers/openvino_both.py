@@ -12,7 +12,8 @@ from ..onnx_model import float_model, quantized_model
 from .base import Problem
 
 # A convolution's result stays as it is until the next one takes it, as OpenVINO's own quantizer has
-# it: what is between them, PReLU for one, is then part of the convolution's kernel.
+# it: what is between them, PReLU for one, is then part of the convolution's kernel. (ONNX Runtime
+# is the slower for it, and has its own default.)
 OPTIONS = {
     "op_types_to_quantize": ["Conv"],
     "extra_options": {"OpTypesToExcludeOutputQuantization": ["Conv"]},
