@@ -86,8 +86,10 @@ def convert(model: bytes, folder: Path, *options: str) -> Path:
     return result
 
 
-def quantized_model(planes: NDArray[np.float32], model: Path, folder: Path) -> Path:
-    """Calibrate by MNN's own tool, ranges from least to largest value, and return the path."""
+def quantized_model(
+    planes: NDArray[np.float32], model: Path, folder: Path, method: str = "EMA"
+) -> Path:
+    """Calibrate by MNN's own tool and return the path; "EMA" is from least to largest value."""
     edge = int((CALIBRATION_VALUES / (planes.shape[0] * planes.shape[1])) ** 0.5)
     crop = planes if planes.size <= CALIBRATION_VALUES else planes[:, :, :edge, :edge]
     inputs = [{"name": "x", "shape": list(crop.shape)}]
@@ -101,7 +103,7 @@ def quantized_model(planes: NDArray[np.float32], model: Path, folder: Path) -> P
         "used_sample_num": 1,
         "batch_size": 1,
         "quant_bits": 8,
-        "feature_quantize_method": "EMA",
+        "feature_quantize_method": method,
         "weight_quantize_method": "MAX_ABS",
         "inputs": inputs,
     }

@@ -34,6 +34,7 @@ COMPETITORS: tuple[Competitor, ...] = (
     Here("mnn", "mnn_both", ("MNN", "onnx", "onnxruntime"), (
         Variant("MNN float32 Winograd", "float32"),
         Variant("MNN int8", "int8"),
+        Variant("MNN int8 KL", "int8"),
     ), amx=False),
     Here("wqtvm", "wqtvm_networks", ("wqtvm",), tuple(
         Variant(f"wqtvm {name}", kind, ours=True) for name, kind in (
