@@ -64,6 +64,10 @@ class Layer:
         """Elements of the input."""
         return self.batch * self.height * self.width * self.in_channels
 
+    def write(self, folder: Path) -> None:
+        """Write the data that all competitors take, see ``write_data``."""
+        write_data(self, folder)
+
     @property
     def output_size(self) -> int:
         """Elements of the output."""

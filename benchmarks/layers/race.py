@@ -11,13 +11,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..machine import Others
-from .layers import Layer, write_data
 from .peers import Competitor, Setting, Variant
 
 WORKER = f"{__package__}.worker"
@@ -35,7 +34,7 @@ class Row:
     ms : median of the medians of all rounds, in milliseconds.
     best_ms : the fastest run.
     rounds_ms : the median of each round.
-    sqnr_db : the least of all rounds, against float32.
+    quality : by measure in dB, such as "sqnr_db", the least of all rounds.
     workspace : bytes besides inputs, weights and outputs, where they are known.
     version : of the library.
     """
@@ -44,14 +43,14 @@ class Row:
     ms: float
     best_ms: float
     rounds_ms: list[float]
-    sqnr_db: float
+    quality: dict[str, float]
     workspace: int | None
     version: str
 
 
 @dataclass
 class Contest:
-    """One layer by all competitors, in turns.
+    """One subject by all competitors, in turns.
 
     Attributes
     ----------
@@ -63,6 +62,13 @@ class Contest:
     rows: list[Row] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     others_cpus: float = 0.0
+
+
+class Subject(Protocol):
+    """What all competitors compute: a layer, or a network."""
+
+    def write(self, folder: Path) -> None:
+        """Write its data for all workers, as their ``Problem`` reads them."""
 
 
 class WorkerError(Exception):
@@ -79,13 +85,14 @@ class WorkerProcess:
         self.log = log
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", WORKER, competitor.name, json.dumps(asdict(setting))],
+                [sys.executable, "-m", WORKER, competitor.package, competitor.name,
+                 json.dumps(asdict(setting))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=environment(competitor, setting),
                 start_new_session=True,  # Ctrl-C is for the race, which then ends its workers
-            )
+            )  # fmt: skip
 
     def ask(self, **command: Any) -> dict[str, Any]:
         """Send a command and return the reply.
@@ -171,7 +178,7 @@ class Race:
         say: Callable[[str], None],
     ) -> None:
         self.entries, self.setting, self.has_amx, self.say = entries, setting, has_amx, say
-        self.folder = tempfile.TemporaryDirectory(prefix="layers-")
+        self.folder = tempfile.TemporaryDirectory(prefix="race-")
         self.workers: dict[str, WorkerProcess] = {}
 
     def __enter__(self) -> Race:
@@ -182,11 +189,11 @@ class Race:
             worker.end()
         self.folder.cleanup()
 
-    def run(self, layer: Layer, rounds: int, seconds: float) -> Contest:
-        """Let all competitors run a layer: a turn of so many seconds each, round after round."""
+    def run(self, subject: Subject, rounds: int, seconds: float) -> Contest:
+        """Let all competitors run a subject: a turn of so many seconds each, round after round."""
         contest = Contest()
         folder = Path(self.folder.name)
-        write_data(layer, folder)
+        subject.write(folder)
         ready = self._prepare(folder, contest)
         turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ready}
         with Others(worker.process.pid for worker in self.workers.values()) as others:
@@ -249,8 +256,18 @@ def summarize(name: str, turns: list[dict[str, Any]], workspace: int | None, ver
         ms=statistics.median(rounds),
         best_ms=1e3 * min(min(turn["seconds"]) for turn in turns),
         rounds_ms=[round(each, 4) for each in rounds],
-        # A NaN is no number: it has to be the least.
-        sqnr_db=min((turn["sqnr_db"] for turn in turns), key=lambda db: (db == db, db)),
+        quality={
+            # A NaN is no number: it has to be the least.
+            measure: min(
+                (turn["quality"][measure] for turn in turns), key=lambda db: (db == db, db)
+            )
+            for measure in turns[0]["quality"]
+        },
         workspace=workspace,
         version=version,
     )
+
+
+def least(values: Iterable[float]) -> float:
+    """Return the least value, NaN if there is one: it is no number, and must not be missed."""
+    return min(values, key=lambda value: (value == value, value))

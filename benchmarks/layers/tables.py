@@ -71,7 +71,7 @@ def contest_table(record: Record) -> list[str]:
         lines.append(
             f"| {row.name} | {variant.takes} to {variant.gives} | {milliseconds(row.ms)} "
             f"| {2 * layer.macs / row.ms / 1e6:.0f} | {against} | {milliseconds(floor)} "
-            f"| {floor / row.ms:.0%} | {row.sqnr_db:.1f} | {space} |"
+            f"| {floor / row.ms:.0%} | {row.quality['sqnr_db']:.1f} | {space} |"
         )
     for name, why in record.contest.absent.items():
         lines += ["", f"Not measured: {name}: {why}"]
@@ -145,8 +145,9 @@ def milliseconds(ms: float) -> str:
 def _cell(row: Row | None, variant: Variant) -> str:
     if row is None:
         return ""
-    mark = "*" if variant.kind == "int8" and not row.sqnr_db >= DOUBTFUL_DB else ""
-    quality = "" if variant.kind == "float32" else f" ({row.sqnr_db:.0f} dB)"
+    sqnr_db = row.quality["sqnr_db"]
+    mark = "*" if variant.kind == "int8" and not sqnr_db >= DOUBTFUL_DB else ""
+    quality = "" if variant.kind == "float32" else f" ({sqnr_db:.0f} dB)"
     return f"{milliseconds(row.ms)}{quality}{mark}"
 
 

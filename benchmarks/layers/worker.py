@@ -1,9 +1,9 @@
-"""A competitor's process: it makes layers ready and times them, when it is told to.
+"""A competitor's process: it makes subjects of the race ready and times them, when it is told to.
 
 It reads commands from its standard input and writes a reply for each, both JSON lines:
 
     {"do": "prepare", "variant": NAME, "folder": PATH}   {"workspace": bytes or null} or {"cannot": why}
-    {"do": "turn", "variant": NAME, "seconds": 0.1}       {"seconds": [each run], "sqnr_db": of the last}
+    {"do": "turn", "variant": NAME, "seconds": 0.1}       {"seconds": [each run], "quality": of the last}
     {"do": "drop"}                                        {}
 
 What the libraries print goes to standard error.
@@ -23,29 +23,29 @@ from pathlib import Path
 from typing import Any
 
 from wqtvm.errors import WqtvmError
-from wqtvm.quantization import sqnr_db
 
-from .peers import competitor
 from .peers.base import CannotRunError, Problem, Runner, Setting
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+LAYERS = f"{__package__}.peers"
 MOST_RUNS = 1000  # a turn
 PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """The layers that are ready, by variant."""
+    """What is ready, by variant, of a competitor in a package of peers."""
 
-    def __init__(self, name: str, setting: Setting) -> None:
-        self.competitor = competitor(name)
+    def __init__(self, name: str, setting: Setting, package: str = LAYERS) -> None:
+        self.peers = importlib.import_module(package)
+        self.competitor = next(each for each in self.peers.COMPETITORS if each.name == name)
         self.setting = setting
         self.ready: dict[str, tuple[Runner, Problem]] = {}
 
     def prepare(self, variant: str, folder: str) -> dict[str, Any]:
-        """Make a layer ready."""
-        problem = Problem(Path(folder))
+        """Make a subject ready, whose data are in a folder."""
+        problem = self.peers.Problem(Path(folder))
         try:
-            module = importlib.import_module(f".peers.{self.competitor.module}", __package__)
+            module = importlib.import_module(f".{self.competitor.module}", self.peers.__name__)
             runner = module.prepare(self.competitor.variant(variant), problem, self.setting)
         except (CannotRunError, WqtvmError) as error:
             return {"cannot": str(error)}
@@ -66,10 +66,10 @@ class Worker:
             start = clock()
             runner.run()
             times.append(clock() - start)
-        return {"seconds": times, "sqnr_db": sqnr_db(problem.reference, runner.output())}
+        return {"seconds": times, "quality": problem.judge(runner.output())}
 
     def drop(self) -> dict[str, Any]:
-        """Forget all layers."""
+        """Forget what is ready."""
         self.ready.clear()
         gc.collect()
         return {}
@@ -80,8 +80,8 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    name, setting = sys.argv[1:]
-    worker = Worker(name, Setting(**json.loads(setting)))
+    package, name, setting = sys.argv[1:]
+    worker = Worker(name, Setting(**json.loads(setting)), package)
     for line in sys.stdin:
         command = json.loads(line)
         reply = getattr(worker, command.pop("do"))(**command)

@@ -35,7 +35,7 @@ LEAST_DB = {"int8": 30.0, "bfloat16": 40.0, "float32": 60.0}
 
 
 def row(name: str, ms: float, sqnr_db: float = 40.0, workspace: int | None = None) -> Row:
-    return Row(name, ms, ms, [ms], sqnr_db, workspace, "1")
+    return Row(name, ms, ms, [ms], {"sqnr_db": sqnr_db}, workspace, "1")
 
 
 def record(layer: Layer, *rows: Row, absent: dict[str, str] | None = None) -> Record:
@@ -120,11 +120,14 @@ def test_bad_int8_is_marked() -> None:
 
 
 def test_a_row_has_the_median_of_rounds_and_the_worst_result() -> None:
-    turns = [{"seconds": s, "sqnr_db": db} for s, db in (([1, 2, 9], 40), ([4], 30), ([3, 3], 35))]
+    turns = [
+        {"seconds": seconds, "quality": {"sqnr_db": db}}
+        for seconds, db in (([1, 2, 9], 40), ([4], 30), ([3, 3], 35))
+    ]
     summary = summarize("PyTorch int8", turns, None, "1")
-    assert (summary.ms, summary.best_ms, summary.sqnr_db) == (3000, 1000, 30)
-    turns.append({"seconds": [1], "sqnr_db": math.nan})
-    assert math.isnan(summarize("PyTorch int8", turns, None, "1").sqnr_db)
+    assert (summary.ms, summary.best_ms, summary.quality) == (3000, 1000, {"sqnr_db": 30})
+    turns.append({"seconds": [1], "quality": {"sqnr_db": math.nan}})
+    assert math.isnan(summarize("PyTorch int8", turns, None, "1").quality["sqnr_db"])
 
 
 def test_results_are_kept_and_found_for_the_same_sources_only(tmp_path: Path) -> None:
@@ -204,6 +207,6 @@ def test_every_library_computes_the_tiny_layer(name: str) -> None:
     assert contest.absent == {}
     for variant, measured in zip(variants, contest.rows, strict=True):
         assert measured.name == variant.name
-        assert measured.sqnr_db > LEAST_DB[variant.kind], measured
+        assert measured.quality["sqnr_db"] > LEAST_DB[variant.kind], measured
         assert 0 < measured.best_ms <= measured.ms
         assert (measured.workspace is not None) == variant.ours

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from .base import Competitor, Setting, Variant
+from .base import Competitor, Problem, Setting, Variant, choose
 
-__all__ = ["COMPETITORS", "Competitor", "Setting", "Variant", "chosen", "competitor", "variants"]
+__all__ = [
+    "COMPETITORS",
+    "Competitor",
+    "Problem",
+    "Setting",
+    "Variant",
+    "chosen",
+    "competitor",
+    "variants",
+]
 
 WINOGRAD_F6 = 64 / (36 * 9)  # products of F(6,3) beside the direct convolution's
 
@@ -57,24 +66,8 @@ def competitor(name: str) -> Competitor:
 
 
 def chosen(names: list[str]) -> list[tuple[Competitor, list[Variant]]]:
-    """Return competitors by name with all their variants, or with those whose names start so.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    known = {name for each in COMPETITORS for name in (each.name, *(v.name for v in each.variants))}
-    for name in names:
-        if not any(other.startswith(name) for other in known):
-            raise ValueError(f"nobody is called {name!r}; there are: {', '.join(sorted(known))}")
-    found = []
-    for each in COMPETITORS:
-        all_of_it = not names or each.name in names
-        variants = [v for v in each.variants if all_of_it or v.name.startswith(tuple(names))]
-        if variants:
-            found.append((each, variants))
-    return found
+    """Choose among all by names of competitors and starts of names of variants, see ``choose``."""
+    return choose(COMPETITORS, names)
 
 
 def variants() -> dict[str, Variant]:

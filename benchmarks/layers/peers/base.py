@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from wqtvm.quantization import sqnr_db
 
 LARGEST = 127  # of an int8 weight
 LEVELS = 255  # of an 8-bit activation, from its least to its largest value
@@ -49,11 +52,12 @@ class Competitor:
     Attributes
     ----------
     name : for the command line.
-    module : in this folder; it has ``prepare(variant, problem, setting)``, which returns a Runner.
+    module : in ``package``; it has ``prepare(variant, problem, setting)``, which returns a Runner.
     packages : distributions that it needs, the one whose version counts first.
     variants : what it runs.
     onednn : whether oneDNN computes it, which can be restricted to an ISA.
     amx : whether it would use AMX where there is any.
+    package : of peers; it has ``COMPETITORS`` and a ``Problem``.
     """
 
     name: str
@@ -62,10 +66,34 @@ class Competitor:
     variants: tuple[Variant, ...]
     onednn: bool = False
     amx: bool = True
+    package: str = __package__
 
     def variant(self, name: str) -> Variant:
         """Return a variant by its name."""
         return next(variant for variant in self.variants if variant.name == name)
+
+
+def choose(
+    competitors: Sequence[Competitor], names: list[str]
+) -> list[tuple[Competitor, list[Variant]]]:
+    """Return competitors by name with all their variants, or with those whose names start so.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    known = {name for each in competitors for name in (each.name, *(v.name for v in each.variants))}
+    for name in names:
+        if not any(other.startswith(name) for other in known):
+            raise ValueError(f"nobody is called {name!r}; there are: {', '.join(sorted(known))}")
+    found = []
+    for each in competitors:
+        all_of_it = not names or each.name in names
+        variants = [v for v in each.variants if all_of_it or v.name.startswith(tuple(names))]
+        if variants:
+            found.append((each, variants))
+    return found
 
 
 @dataclass(frozen=True)
@@ -145,6 +173,10 @@ class Problem:
     def quantized(self) -> Quantized:
         """Input, weights and steps for static int8, calibrated on this very input."""
         return Quantized.of(self)
+
+    def judge(self, output: NDArray[np.float32]) -> dict[str, float]:
+        """Return how good a result is, in dB."""
+        return {"sqnr_db": sqnr_db(self.reference, output)}
 
     def _map(self, name: str) -> NDArray[np.float32]:
         value: NDArray[np.float32] = np.load(self.folder / f"{name}.npy", mmap_mode="r")

@@ -73,16 +73,23 @@ def float_model(problem: Problem, folder: Path) -> Path:
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    source, result = folder / "float.onnx", folder / "float.mnn"
-    source.write_bytes(model.SerializeToString())
     # The input stays in MNN's own packing, as between the layers of a network.
-    options = ("--bizCode", "wqtvm", "--keepInputFormat=0")
+    return convert(model.SerializeToString(), folder, "--keepInputFormat=0")
+
+
+def convert(model: bytes, folder: Path, *options: str) -> Path:
+    """Write an ONNX model as one of MNN, and return its path."""
+    source, result = folder / "float.onnx", folder / "float.mnn"
+    source.write_bytes(model)
+    options = ("--bizCode", "wqtvm", *options)
     tool("mnnconvert", result, "-f", "ONNX", "--modelFile", source, "--MNNModel", result, *options)
     return result
 
 
-def quantized_model(planes: NDArray[np.float32], model: Path, folder: Path) -> Path:
-    """Calibrate by MNN's own tool, ranges from least to largest value, and return the path."""
+def quantized_model(
+    planes: NDArray[np.float32], model: Path, folder: Path, method: str = "EMA"
+) -> Path:
+    """Calibrate by MNN's own tool and return the path; "EMA" is from least to largest value."""
     edge = int((CALIBRATION_VALUES / (planes.shape[0] * planes.shape[1])) ** 0.5)
     crop = planes if planes.size <= CALIBRATION_VALUES else planes[:, :, :edge, :edge]
     inputs = [{"name": "x", "shape": list(crop.shape)}]
@@ -96,7 +103,7 @@ def quantized_model(planes: NDArray[np.float32], model: Path, folder: Path) -> P
         "used_sample_num": 1,
         "batch_size": 1,
         "quant_bits": 8,
-        "feature_quantize_method": "EMA",
+        "feature_quantize_method": method,
         "weight_quantize_method": "MAX_ABS",
         "inputs": inputs,
     }

@@ -17,12 +17,7 @@ class Convolution:
 
     def __init__(self, problem: Problem, threads: int) -> None:
         self.quantized = problem.quantized
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = ERRORS_ONLY
-        self.session = onnxruntime.InferenceSession(
-            qdq_model(problem), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = session(qdq_model(problem), threads)
         of_numpy = onnxruntime.OrtValue.ortvalue_from_numpy
         self.x = of_numpy(self.quantized.x)
         self.y = of_numpy(np.zeros(problem.reference.shape, np.uint8))
@@ -37,6 +32,14 @@ class Convolution:
     def output(self) -> NDArray[np.float32]:
         """Return the last run's result, see ``Runner``."""
         return self.quantized.dequantize(self.y.numpy())
+
+
+def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+    """Make a model ready on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = ERRORS_ONLY
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def prepare(variant: Variant, problem: Problem, setting: Setting) -> Convolution:

@@ -15,16 +15,8 @@ class Convolution:
 
     def __init__(self, problem: Problem, setting: Setting) -> None:
         self.quantized = problem.quantized
-        core = openvino.Core()
-        settings = {
-            "INFERENCE_NUM_THREADS": setting.threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            # What is not int8 shall be float32: its own choice would be bfloat16.
-            "INFERENCE_PRECISION_HINT": "f32",
-            "ENABLE_CPU_PINNING": False,
-        }
-        compiled = core.compile_model(core.read_model(qdq_model(problem)), "CPU", settings)
-        self.kernel = convolution_kernel(compiled)
+        compiled = compile_model(qdq_model(problem), setting)
+        self.kernel = next(iter(convolution_kernels(compiled)), "no convolution at all")
         if not self.kernel.endswith("I8"):
             raise CannotRunError(f"OpenVINO computes it by {self.kernel}, which is not int8")
         if setting.isa == "vnni" and "amx" in self.kernel:
@@ -41,13 +33,27 @@ class Convolution:
         return self.quantized.dequantize(self.request.get_output_tensor().data)
 
 
-def convolution_kernel(compiled: openvino.CompiledModel) -> str:
-    """Return what OpenVINO calls the kernel that it chose, such as "brgconv_avx512_I8"."""
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        if info["layerType"].astype(str) == "Convolution":
-            return str(info["primitiveType"].astype(str))
-    return "no convolution at all"
+def compile_model(model: bytes, setting: Setting) -> openvino.CompiledModel:
+    """Compile an ONNX model for the CPU."""
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": setting.threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        # What is not int8 shall be float32: its own choice would be bfloat16.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,
+    }
+    return core.compile_model(core.read_model(model), "CPU", settings)
+
+
+def convolution_kernels(compiled: openvino.CompiledModel) -> list[str]:
+    """Return what OpenVINO calls the kernels that it chose, such as "brgconv_avx512_I8"."""
+    infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    return [
+        str(info["primitiveType"].astype(str))
+        for info in infos
+        if info["layerType"].astype(str) == "Convolution"
+    ]
 
 
 def prepare(variant: Variant, problem: Problem, setting: Setting) -> Convolution:
