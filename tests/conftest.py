@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import Counter
 
@@ -16,6 +17,12 @@ from wqtvm.target import TABLE, TargetRecord, best_of_host
 # The same examples on every run and every machine: a failure can be run again.
 hypothesis.settings.register_profile("wqtvm", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("wqtvm")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # What a process that runs tests prints goes to files, whose width is not a terminal's.
+    if hasattr(config, "workerinput"):
+        os.environ.pop("COLUMNS", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

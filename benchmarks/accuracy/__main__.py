@@ -9,10 +9,10 @@ Everything that is measured is added to a file of JSON lines at once, and not me
 with Ctrl-C when you like. --again measures anew. Names of variants start with the algorithm: F2,
 F4 (the best points), F4-lavin, F6, F3-complex, F5-complex and F6-complex (with the points +-i),
 SFC4, SFC6, direct-filter and direct-tap (a weight step a filter or a tap), auto (planned without
-data) and auto-data (on the first input and its truth); then the precision, the scales, and "tile"
-or "axis" where a group of channels shares a step. Behind a whole name "-g64" is for
-groups of 64 channels (0: of all), and "-calibrated" for channels balanced and mean errors taken off
-by made-up inputs, as auto always does.
+data) and auto-data (on the first input and its truth), which minimize time, with "-fewest"
+multiplications; then the precision, the scales, and "tile" or "axis" where a group of channels
+shares a step. Behind a whole name "-g64" is for groups of 64 channels (0: of all), and
+"-calibrated" for channels balanced and mean errors taken off by made-up inputs, as auto does.
 F4:0,2/3,-2/3,4/3,-4/3 is F(4,3) in precision hadamard with points of your own.
 """
 
@@ -39,7 +39,13 @@ from .variants import chosen
 
 RESULTS = Path("out/accuracy.jsonl")
 LOSS_DB = 0.1  # that "auto" may cost
-AUTO = {"auto": False, "auto-data": True}  # whether the planner is given real inputs
+# Whether the planner is given real inputs, and what it minimizes.
+AUTO = {
+    "auto": (False, "time"),
+    "auto-data": (True, "time"),
+    "auto-fewest": (False, "multiplications"),
+    "auto-data-fewest": (True, "multiplications"),
+}
 
 
 def main() -> int:
@@ -109,8 +115,9 @@ def measure_network(name: str, names: list[str], results: Results, *, again: boo
             flush=True,
         )
     for variant_name in automatic:
-        config = WinogradConfig(algorithm="auto", max_loss_db=LOSS_DB)
-        plan = planned_layers(subject, config, data=AUTO[variant_name])
+        data, minimize = AUTO[variant_name]
+        config = WinogradConfig(algorithm="auto", max_loss_db=LOSS_DB, minimize=minimize)
+        plan = planned_layers(subject, config, data=data)
         measured = subject.measure(plan)
         counted = Counter(layer.label for layer in plan.values())
         share = 1 / saved(list(plan.values()))

@@ -12,6 +12,7 @@ from .fastconv import SFC_TILES
 Precision = Literal["full", "hadamard"]
 Steps = Literal["channel", "axis", "tile"]
 WeightSteps = Literal["tap", "filter"]
+Minimize = Literal["time", "multiplications"]
 
 ALGORITHMS = ("auto", "winograd", "sfc", "direct", "float")
 TILES = (2, 3, 4, 5, 6)
@@ -22,6 +23,7 @@ SCALES = ("standard", "row-norm", "correlated", LEARNED)
 SCALES_SUFFIX = ".safetensors"  # of a file of scales, whose path is as good as a name
 STEPS = ("channel", "axis", "tile")
 WEIGHT_STEPS = ("tap", "filter")
+MINIMIZE = ("time", "multiplications")
 NAMED_POINTS = ("best", "lavin", "complex")
 # A group's products are summed in int32, where 2**16 of them fit whatever their signs.
 LARGEST_GROUP = 2**12
@@ -58,6 +60,8 @@ class WinogradConfig:
     min_sqnr_db : in "auto", the least SQNR of a layer by itself against float, in dB.
     max_loss_db : in "auto", by how much the network's PSNR against the truth may fall, in dB; where
         neither is given, 0.1.
+    minimize : in "auto", what is least within the budget: the predicted "time", or the
+        "multiplications".
     peaks : in "auto", the path of a file with the peaks of the machine whose time is predicted, by
         ``python -m benchmarks.peaks --json``; if None, those of one that is typical of the target.
     include, exclude : shell patterns over layer names; one that matches nothing is an error.
@@ -79,6 +83,7 @@ class WinogradConfig:
     calibrate: bool | None = None
     min_sqnr_db: float | None = None
     max_loss_db: float | None = None
+    minimize: Minimize = "time"
     peaks: str | None = None
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
@@ -100,6 +105,7 @@ class WinogradConfig:
         _texts("exclude", self.exclude)
         _budget("min_sqnr_db", self.min_sqnr_db, self.algorithm, least=-math.inf)
         _budget("max_loss_db", self.max_loss_db, self.algorithm, least=0.0)
+        _one_of("minimize", self.minimize, MINIMIZE)
         if self.peaks is not None and not (isinstance(self.peaks, str) and self.peaks):
             raise ConfigError(f"peaks is {self.peaks!r}; give the path of a file, or None")
         if self.peaks is not None and self.algorithm != "auto":

@@ -10,6 +10,7 @@ import click
 
 from .config import (
     ALGORITHMS,
+    MINIMIZE,
     NAMED_POINTS,
     PRECISIONS,
     SCALES,
@@ -105,6 +106,11 @@ def network(command: Command) -> Command:
                 "0.1 if neither is given.",
             ),
             click.option(
+                "--minimize", type=click.Choice(MINIMIZE), default=_DEFAULT.minimize,
+                show_default=True,
+                help="With --algorithm auto: what is least within the budget.",
+            ),
+            click.option(
                 "--peaks", metavar="FILE", default=None,
                 help="With --algorithm auto: the machine's peaks, by python -m benchmarks.peaks "
                 "--json FILE; by default those of a typical one.",
@@ -146,6 +152,7 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         calibrate=options["calibrate"],
         min_sqnr_db=options["min_sqnr_db"],
         max_loss_db=options["max_loss_db"],
+        minimize=options["minimize"],
         peaks=options["peaks"],
         include=options["include"] or _DEFAULT.include,
         exclude=options["exclude"],

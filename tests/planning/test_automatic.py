@@ -132,8 +132,8 @@ def test_what_is_left_out_unmeasured_would_not_have_been_chosen() -> None:
     exact = offered[-1]
     alone: list[Candidate] = [c for c in offered if c is not exact]
     errors = [_measure(planned, [c, exact], [x], weight).errors[0] for c in alone]
-    everything = front([*(c.ms for c in alone), exact.ms], [*errors, 0.0])
-    assert everything <= {(c.ms, e) for c, e in zip(found.choices, found.errors, strict=True)}
+    everything = front([*(c.cost for c in alone), exact.cost], [*errors, 0.0])
+    assert everything <= {(c.cost, e) for c, e in zip(found.choices, found.errors, strict=True)}
 
 
 def test_what_is_not_eligible_keeps_its_reason() -> None:

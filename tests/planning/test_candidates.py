@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 
 from wqtvm import WinogradConfig
+from wqtvm.errors import ConfigError
 from wqtvm.fastconv import noise_gain_db
 from wqtvm.planning.candidates import Candidate, as_float, candidates, multiplications, undominated
 from wqtvm.quantization.plan import LayerPlan, Reason
@@ -105,7 +106,7 @@ def test_rectangles_in_full_take_closed_forms_of_scales() -> None:
 @pytest.mark.parametrize("taps", [3, 5])
 def test_the_fastest_comes_first_and_float_last(taps: int) -> None:
     found = candidates(layer(48, 48, taps), AUTO, clock)
-    times = [candidate.ms for candidate in found]
+    times = [candidate.cost for candidate in found]
     assert times == sorted(times)
     assert [candidate.layer.predicted_ms for candidate in found] == times
     assert found[-1].layer.algorithm == "float"
@@ -161,3 +162,23 @@ def test_only_candidates_that_something_faster_surpasses_are_left_out() -> None:
     assert kept(1.0, 1.0, 3.0) == kept(1.0, 2.0, 3.0) == ["direct group 8", "float"]
     assert kept(2.0, 1.0, 2.0) == ["direct group 32", "float"]
     assert kept(2.0, 1.0, 0.5) == ["float"]
+
+
+def test_what_is_to_be_least_may_be_multiplications() -> None:
+    """Then tiles come by their products, whatever time they take; of equals the fastest."""
+
+    def slow_tiles(planned: LayerPlan) -> float:
+        return 100 / multiplications(planned) + 1 / (planned.group_size or 10_000)
+
+    config = replace(AUTO, minimize="multiplications")
+    found = candidates(layer(48, 48), config, slow_tiles)
+    counts = [multiplications(candidate.layer) for candidate in found]
+    assert counts == sorted(counts)
+    assert found[0].layer.label == "F(6,3)"
+    by_time = candidates(layer(48, 48), AUTO, slow_tiles)
+    assert by_time[0].layer.label in ("direct", "float")
+
+
+def test_an_unknown_aim_is_refused() -> None:
+    with pytest.raises(ConfigError, match="minimize is 'energy'; give one of 'time', 'mult"):
+        WinogradConfig(algorithm="auto", minimize="energy")  # type: ignore[arg-type]

@@ -209,7 +209,7 @@ class _Chooser:
                 step(index + 1)
         options = [
             [
-                Option(candidate.ms, gain * error if self._allowed(error) else math.inf)
+                Option(candidate.cost, gain * error if self._allowed(error) else math.inf)
                 for candidate, error in zip(layer.choices, layer.errors, strict=True)
             ]
             for layer, gain in zip(self.layers, gains, strict=True)
@@ -399,11 +399,12 @@ def _explained(
         texts.append(f"{_decibel(layer.errors[index]):.1f} dB")
         if shares and total > 0:
             texts.append(f"{100 * options[index].noise / total:.0f} % of the output's noise")
-    faster = [i for i in range(len(options)) if options[i].cost < options[index].cost]
-    if faster:
-        nearest = min(faster, key=lambda i: layer.errors[i])
+    cheaper = [i for i in range(len(options)) if options[i].cost < options[index].cost]
+    if cheaper:
+        nearest = min(cheaper, key=lambda i: layer.errors[i])
         best, found = layer.choices[nearest], _decibel(layer.errors[nearest])
-        texts.append(f"the best that is faster, {best.label}, {best.ms:.3g} ms, has {found:.1f} dB")
+        ms = best.layer.predicted_ms
+        texts.append(f"the best that is cheaper, {best.label}, {ms:.3g} ms, has {found:.1f} dB")
     return replace(chosen.layer, reason=Reason.BUDGET, detail="; ".join(texts))
 
 

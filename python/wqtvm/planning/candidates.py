@@ -31,14 +31,21 @@ _COARSE = 2
 # Direct convolutions besides in groups of so many channels, 0 of all, with a weight's step for all
 # taps of a filter, as int8 libraries have it: few sums are left to be scaled.
 _DIRECT_GROUPS = (64, 128, 0)
+_TIE_A_MS = 1e-6  # multiplications of an output and input channel
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to compute a layer, and the milliseconds that it is predicted to take."""
+    """One way to compute a layer.
+
+    Attributes
+    ----------
+    layer : with the milliseconds that it is predicted to take.
+    cost : what is to be least: the same, or multiplications.
+    """
 
     layer: LayerPlan
-    ms: float
+    cost: float
 
     @property
     def label(self) -> str:
@@ -81,15 +88,16 @@ def _divides(size: int, other: int) -> bool:
 def candidates(
     layer: LayerPlan, config: WinogradConfig, predicted_ms: Callable[[LayerPlan], float]
 ) -> list[Candidate]:
-    """Ways to compute an eligible layer, the fastest first; float is the last.
+    """Ways to compute an eligible layer, the cheapest first; float is the last.
 
-    Those that take no less time than another that is known to be as accurate are left out.
+    Those that cost no less than another that is known to be as accurate are left out.
 
     Parameters
     ----------
     layer : planned as "direct".
     config : with precision "full" layers may be "hadamard", too, never the other way round; groups
-        are of up to twice its group size, but for direct convolutions.
+        are of up to twice its group size, but for direct convolutions; ``minimize`` says what a
+        candidate costs.
     predicted_ms : the time of a planned layer.
     """
     precisions = PRECISIONS if config.precision == "full" else ("hadamard",)
@@ -117,18 +125,20 @@ def candidates(
         found = _planned(layer, config, *each)
         if found is not None:
             planned.append(found)
-    return undominated([_timed(each, predicted_ms(each)) for each in planned])
+    return undominated([_candidate(each, predicted_ms(each), config.minimize) for each in planned])
 
 
-def _timed(layer: LayerPlan, ms: float) -> Candidate:
-    return Candidate(replace(layer, predicted_ms=ms), ms)
+def _candidate(layer: LayerPlan, ms: float, minimize: str) -> Candidate:
+    # Of as many multiplications the time decides, in which alone groups differ.
+    cost = ms if minimize == "time" else multiplications(layer) + _TIE_A_MS * ms
+    return Candidate(replace(layer, predicted_ms=ms), cost)
 
 
 def undominated(found: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other surpasses in no more time, the fastest first."""
+    """Those that no other surpasses at no more cost, the cheapest first."""
     kept: list[Candidate] = []
-    # Of equally fast ones those come first that surpass the others.
-    order = sorted(found, key=lambda c: (c.ms, -sum(c.surpasses(other) for other in found)))
+    # Of equally cheap ones those come first that surpass the others.
+    order = sorted(found, key=lambda c: (c.cost, -sum(c.surpasses(other) for other in found)))
     for candidate in order:
         if not any(other.surpasses(candidate) for other in kept):
             kept.append(candidate)
