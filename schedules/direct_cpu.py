@@ -32,7 +32,13 @@ from typing import TYPE_CHECKING, Any
 
 from tvm import s_tir, tirx
 
-from .direct_tile_kernel import PRODUCTS, START, pixels_of_a_register, write_direct_tiles
+from .direct_tile_kernel import (
+    PRODUCTS,
+    START,
+    DirectTiles,
+    pixels_of_a_register,
+    write_direct_tiles,
+)
 from .expand import expand_functions
 from .instructions import Instructions, TileInstructions
 from .loops import inline_epilogue, largest_of_channels, unroll_and_vectorize
@@ -165,10 +171,11 @@ def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.P
     function = fetch_for_sums(function, vectors, blocking.dot_lanes)
     if blocking.tiles is not None:
         rows = pixels_of_a_register(block[1])
-        function = write_direct_tiles(
-            function, rows, pixels // rows, vectors, int(annotations["wq.stride"]),
+        tiles = DirectTiles(
+            rows, pixels // rows, vectors, int(annotations["wq.stride"]),
             blocking.dot_lanes, blocking.dot_reduce, blocking.tiles,
         )  # fmt: skip
+        function = write_direct_tiles(function, tiles)
     return write_quantization(function, blocking.instructions)
 
 

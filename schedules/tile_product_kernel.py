@@ -19,7 +19,7 @@ U of the next tap is fetched ahead, as in ``product_kernel``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tvm_ffi
@@ -32,6 +32,7 @@ from .product_kernel import Product, write_marked
 
 ROWS, ROW_BYTES = 16, 64  # of a tile register
 ACCUMULATORS, ACTIVATIONS, WEIGHTS = (0, 1, 2, 3), (4, 5), (6, 7)  # registers
+Accumulator = tuple[int, int, int]  # a register, the part of the rows and the vector that it holds
 _CONFIG_BYTES = 64
 _PALETTE = 1
 _FIRST_ROW_BYTES, _FIRST_ROWS = 16, 48  # offsets in the configuration
@@ -110,7 +111,7 @@ class TileProduct(Product):
         return SBlockRealize([], True, block)
 
     def _group(self, group: Any, first: bool) -> list[Any]:
-        used = list(self._accumulators())
+        used = accumulators(math.ceil(len(self.places) / ROWS), self.vectors)
         body = [self._start(group, register, vector) for register, _, vector in used]
         for start in range(0, self.size, self.chunk):
             body += self._multiply(group, start, used)
@@ -129,37 +130,26 @@ class TileProduct(Product):
         place = tirx.BufferLoad(self.correction, [e, v, group, k + vector * self.lanes])
         return self.instructions.load(register, place, tirx.const(0, "int64"))
 
-    def _accumulators(self) -> Iterator[tuple[int, int, int]]:
-        """Registers of accumulators, with the part of the tiles and the vector that they hold."""
-        parts = math.ceil(len(self.places) / ROWS)
-        for part in range(parts):
-            for vector in range(self.vectors):
-                yield ACCUMULATORS[part * len(WEIGHTS) + vector], part, vector
-
     def _part_rows(self, part: int) -> int:
         return min(ROWS, len(self.places) - part * ROWS)
 
-    def _multiply(self, group: Any, start: int, used: list[tuple[int, int, int]]) -> list[Any]:
-        """Load a chunk of the group's channels, each register once, and multiply."""
+    def _multiply(self, group: Any, start: int, used: Sequence[Accumulator]) -> list[Any]:
+        """Multiply a chunk of the group's channels."""
         e, v, z, y, x, k = self.at
         zero = tirx.const(0, "int64")
-        body: list[Any] = []
-        loaded: set[int] = set()
-        for register, part, vector in used:
-            if ACTIVATIONS[part] not in loaded:
-                row, column = self.places[part * ROWS]
-                place = tirx.BufferLoad(self.v, [e, v, z, y + row, x + column, group, zero + start])
-                stride = tirx.const(self.groups * self.size, "int64")
-                body.append(self.instructions.load(ACTIVATIONS[part], place, stride))
-            if WEIGHTS[vector] not in loaded:
-                panel = tirx.floordiv(k, self.lanes) + vector
-                step = zero + start // self.reduce
-                place = tirx.BufferLoad(self.u, [e, v, panel, group, step, zero, zero])
-                stride = tirx.const(self.lanes * self.reduce, "int64")
-                body.append(self.instructions.load(WEIGHTS[vector], place, stride))
-            loaded |= {ACTIVATIONS[part], WEIGHTS[vector]}
-            body.append(self.instructions.multiply(register, ACTIVATIONS[part], WEIGHTS[vector]))
-        return body
+
+        def activations(part: int) -> Any:
+            row, column = self.places[part * ROWS]
+            place = tirx.BufferLoad(self.v, [e, v, z, y + row, x + column, group, zero + start])
+            return place, tirx.const(self.groups * self.size, "int64")
+
+        def weights(vector: int) -> Any:
+            panel = tirx.floordiv(k, self.lanes) + vector
+            step = zero + start // self.reduce
+            place = tirx.BufferLoad(self.u, [e, v, panel, group, step, zero, zero])
+            return place, tirx.const(self.lanes * self.reduce, "int64")
+
+        return multiply(self.instructions, used, activations, weights)
 
     def _scaled(self, group: Any, register: int, tile: int, vector: int, first: bool) -> Any:
         """M of a tile and vector: the accumulators' row times its steps, added from group 1 on."""
@@ -181,6 +171,39 @@ class TileProduct(Product):
     def _scratch(self, register: int, row: int) -> Any:
         place = [*self._scratch_index(register, row)[:2], tirx.const(0, "int64")]
         return tirx.BufferLoad(self.scratch, place)
+
+
+def accumulators(parts: int, vectors: int) -> list[Accumulator]:
+    """Registers of accumulators, with the part of the rows and the vector that they hold."""
+    return [
+        (ACCUMULATORS[part * len(WEIGHTS) + vector], part, vector)
+        for part in range(parts)
+        for vector in range(vectors)
+    ]
+
+
+def multiply(
+    instructions: TileInstructions,
+    used: Sequence[Accumulator],
+    activations: Callable[[int], tuple[Any, Any]],
+    weights: Callable[[int], tuple[Any, Any]],
+) -> list[Any]:
+    """Load a chunk of channels, each register once, and multiply.
+
+    ``activations`` of a part and ``weights`` of a vector: the load of a register's first element,
+    and the bytes from one of its rows to the next.
+    """
+    body: list[Any] = []
+    loaded: set[int] = set()
+    for register, part, vector in used:
+        a, b = ACTIVATIONS[part], WEIGHTS[vector]
+        if a not in loaded:
+            body.append(instructions.load(a, *activations(part)))
+        if b not in loaded:
+            body.append(instructions.load(b, *weights(vector)))
+        loaded |= {a, b}
+        body.append(instructions.multiply(register, a, b))
+    return body
 
 
 def chunk_of(size: int, reduce: int) -> int:

@@ -19,7 +19,6 @@ A library that is not installed, or cannot run a layer, is named with the reason
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -27,9 +26,10 @@ from pathlib import Path
 from .. import peaks as meter
 from ..peaks.__main__ import table as peaks_table
 from . import layers, peers, tables
+from .arguments import add_arguments, check
 from .layers import Layer
 from .peers import Setting
-from .peers.base import CLOCKS, ISAS
+from .peers.base import ISAS
 from .race import Race
 from .results import Record, Results, code_hash, machine_name
 
@@ -69,27 +69,18 @@ def parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cpus = len(os.sched_getaffinity(0))
-    known = ", ".join(each.name for each in peers.COMPETITORS)
     add = parser.add_argument
     add("--layers", nargs="+", default=[], metavar="PART", help="parts of names, or patterns (all)")
     add("--batches", nargs="+", type=int, default=[1, 2])
-    add("--peers", nargs="+", default=[], metavar="NAME",
-        help=f"{known}, or starts of the names of rows (all)")  # fmt: skip
-    add("--threads", nargs="+", type=int, default=sorted({1, min(2, cpus)}))
+    add_arguments(parser, peers.COMPETITORS)
     add("--isa", nargs="+", choices=ISAS, default=["best"], help="default: best")
-    add("--clock", choices=CLOCKS, default="wall",
-        help="cpu: of one thread, for a machine that others use; default: wall")  # fmt: skip
-    add("--rounds", type=int, default=7)
-    add("--seconds", type=float, default=0.1, help="of a turn, at least one run; default: 0.1")
     add("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
     add("--again", action="store_true", help="hold contests anew")
     add("--show", action="store_true", help="measure nothing, print what is there")
     options = parser.parse_args()
-    if max(options.threads) > cpus:
-        parser.error(f"--threads {max(options.threads)}: this process may use {cpus} CPUs")
-    if min(options.threads) < 1 or min(options.batches) < 1 or options.rounds < 1:
-        parser.error("--threads, --batches and --rounds have to be 1 or more")
+    check(parser, options)
+    if min(options.batches) < 1:
+        parser.error("--batches have to be 1 or more")
     return options
 
 

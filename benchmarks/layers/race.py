@@ -257,10 +257,7 @@ def summarize(name: str, turns: list[dict[str, Any]], workspace: int | None, ver
         best_ms=1e3 * min(min(turn["seconds"]) for turn in turns),
         rounds_ms=[round(each, 4) for each in rounds],
         quality={
-            # A NaN is no number: it has to be the least.
-            measure: min(
-                (turn["quality"][measure] for turn in turns), key=lambda db: (db == db, db)
-            )
+            measure: least(turn["quality"][measure] for turn in turns)
             for measure in turns[0]["quality"]
         },
         workspace=workspace,

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -27,7 +26,8 @@ import torch
 from wqtvm.errors import WqtvmError
 from wqtvm.runtime.cpu import cpu_features
 
-from ..layers.peers.base import CLOCKS, ISAS, Competitor, Setting, Variant, choose
+from ..layers.arguments import add_arguments, check
+from ..layers.peers.base import ISAS, Competitor, Setting, Variant, choose
 from ..layers.race import Race
 from ..layers.results import code_hash, machine_name
 from . import cases, tables
@@ -67,24 +67,13 @@ def parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cpus = len(os.sched_getaffinity(0))
-    known = ", ".join(each.name for each in COMPETITORS)
     add = parser.add_argument
     add("--networks", nargs="+", default=[], metavar="PART", help="parts of names (all)")
-    add("--peers", nargs="+", default=[], metavar="NAME",
-        help=f"{known}, or starts of the names of rows (all)")  # fmt: skip
-    add("--threads", nargs="+", type=int, default=sorted({1, min(2, cpus)}))
+    add_arguments(parser, COMPETITORS)
     add("--isa", choices=ISAS, default="best")
-    add("--clock", choices=CLOCKS, default="wall",
-        help="cpu: of one thread, for a machine that others use; default: wall")  # fmt: skip
-    add("--rounds", type=int, default=7)
-    add("--seconds", type=float, default=0.1, help="of a turn, at least one run; default: 0.1")
     add("--edge", type=int, help="crop the inputs, for a try")
     options = parser.parse_args()
-    if max(options.threads) > cpus:
-        parser.error(f"--threads {max(options.threads)}: this process may use {cpus} CPUs")
-    if min(options.threads) < 1 or options.rounds < 1:
-        parser.error("--threads and --rounds have to be 1 or more")
+    check(parser, options)
     if options.edge is not None and (options.edge < 2 or options.edge % 2):
         parser.error(f"--edge {options.edge}: the networks' pictures have even edges")
     return options

@@ -25,13 +25,8 @@ class Convolution:
     """float32 in and out, packed channels; in int8 the run quantizes and dequantizes."""
 
     def __init__(self, problem: Problem, kind: str, threads: int) -> None:
-        self.net = ncnn.Net()
-        self.net.opt.num_threads = threads
-        self.net.opt.use_fp16_packed = self.net.opt.use_fp16_storage = False
-        self.net.opt.use_fp16_arithmetic = self.net.opt.use_bf16_storage = False
-        self.net.opt.use_winograd_convolution = True
         weights = int8_weights(problem) if kind == "int8" else float_weights(problem)
-        load(self.net, parameters(problem, kind), weights)
+        self.net = load(parameters(problem, kind), weights, threads)
         planes = np.ascontiguousarray(problem.x.transpose(0, 3, 1, 2))
         pack = next(size for size in (16, 8, 4, 1) if planes.shape[1] % size == 0)
         self.images = [ncnn.convert_packing(ncnn.Mat(image).clone(), pack) for image in planes]
@@ -80,19 +75,25 @@ def int8_weights(problem: Problem) -> bytes:
     return INT8_WEIGHTS + weight + problem.bias.tobytes() + scales + input_scale
 
 
-def load(net: ncnn.Net, param: str, weights: bytes) -> None:
-    """Load a network.
+def load(param: str, weights: bytes, threads: int) -> ncnn.Net:
+    """Load a network; what is not int8 is float32, by Winograd where ncnn has it.
 
     Raises
     ------
     CannotRunError
         If ncnn refuses it.
     """
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = False
+    net.opt.use_fp16_arithmetic = net.opt.use_bf16_storage = False
+    net.opt.use_winograd_convolution = True
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "weights.bin")
         path.write_bytes(weights)
         if net.load_param_mem(param) != 0 or net.load_model(str(path)) != 0:
-            raise CannotRunError("ncnn cannot load the layer")
+            raise CannotRunError("ncnn cannot load it")
+    return net
 
 
 def prepare(variant: Variant, problem: Problem, setting: Setting) -> Convolution:

@@ -37,13 +37,8 @@ class Network:
     """float32 planes in and out."""
 
     def __init__(self, problem: Problem, kind: str, threads: int) -> None:
-        self.net = ncnn.Net()
-        self.net.opt.num_threads = threads
-        self.net.opt.use_fp16_packed = self.net.opt.use_fp16_storage = False
-        self.net.opt.use_fp16_arithmetic = self.net.opt.use_bf16_storage = False
-        self.net.opt.use_winograd_convolution = True
         writer = Writer(problem.graph, problem.x if kind == "int8" else None)
-        load(self.net, writer.parameters(), writer.weights)
+        self.net = load(writer.parameters(), writer.weights, threads)
         self.x = ncnn.Mat(problem.x[0].numpy()).clone()
         self.input, self.result = problem.graph.input, problem.graph.nodes[-1].name
 

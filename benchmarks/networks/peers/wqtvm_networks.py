@@ -8,22 +8,17 @@ from numpy.typing import NDArray
 
 import wqtvm
 
+from ...layers.peers import wqtvm_layers
 from ...layers.peers.base import Setting, Variant
 from ...layers.peers.wqtvm_layers import TARGETS, aligned
 from .base import Problem
 
 LOSS_DB = 0.1
 CONFIGS = {
-    "wqtvm F(4,3)": wqtvm.WinogradConfig(tile=4),
-    "wqtvm F(4,3) g64": wqtvm.WinogradConfig(tile=4, group_size=64),
+    **wqtvm_layers.CONFIGS,
     "wqtvm F(4,3) calibrated": wqtvm.WinogradConfig(tile=4, calibrate=True),
     "wqtvm F(4,3) g64 calibrated": wqtvm.WinogradConfig(tile=4, group_size=64, calibrate=True),
     "wqtvm auto": wqtvm.WinogradConfig(algorithm="auto", max_loss_db=LOSS_DB),
-    "wqtvm direct": wqtvm.WinogradConfig(algorithm="direct"),
-    "wqtvm direct one group": wqtvm.WinogradConfig(
-        algorithm="direct", weight_steps="filter", group_size=0
-    ),
-    "wqtvm float32": wqtvm.WinogradConfig(algorithm="float"),
 }
 
 
