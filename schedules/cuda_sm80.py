@@ -13,9 +13,8 @@ from tvm import ir, s_tir, tirx
 from tvm.ir import Call
 from tvm.tirx import IterVar
 
-from ..topi.direct_workload import DirectWorkload
-from ..topi.workload import WinogradWorkload
 from .loops import inline_epilogue
+from .space import Point, Space
 
 _THREADS = 256
 _FMA = ir.Op.get("tirx.fma")
@@ -29,26 +28,30 @@ _KEPT = frozenset(
 )  # fmt: skip
 
 
-def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
-    """Tiles are not blocked: each is a thread's own."""
-    return (1, 1)
+class CudaKernels:
+    """Both operators; see ``kernels.Kernels``. A layer is not divided: an output is a thread's."""
+
+    def space(self, work: Any, threads: int) -> Space:
+        """Nothing may be chosen."""
+        return Space({}, {}, lambda point: True)
+
+    def divided(self, work: Any, threads: int, point: Point | None = None) -> Any:
+        """The workload as it is."""
+        return work
+
+    def schedule(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
+        """Schedule a function that holds a quantized operator."""
+        sch = s_tir.Schedule(function)
+        inline_epilogue(sch, sch.get_sblock("output"))
+        for block in sch.get_child_blocks(sch.get_sblock("root")):
+            if sch.get(block).name_hint not in _KEPT:
+                sch.compute_inline(block)
+        for block in sch.get_child_blocks(sch.get_sblock("root")):
+            _bind(sch, block)
+        return _with_exact_rounding(sch.mod["main"])
 
 
-def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
-    """Outputs are not blocked: each is a thread's own."""
-    return work
-
-
-def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Schedule a function that holds a quantized operator."""
-    sch = s_tir.Schedule(function)
-    inline_epilogue(sch, sch.get_sblock("output"))
-    for block in sch.get_child_blocks(sch.get_sblock("root")):
-        if sch.get(block).name_hint not in _KEPT:
-            sch.compute_inline(block)
-    for block in sch.get_child_blocks(sch.get_sblock("root")):
-        _bind(sch, block)
-    return _with_exact_rounding(sch.mod["main"])
+KERNELS = CudaKernels()
 
 
 def _bind(sch: s_tir.Schedule, block: Any) -> None:

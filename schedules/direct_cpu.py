@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from tvm import s_tir, tirx
@@ -44,6 +45,7 @@ from .instructions import Instructions, TileInstructions
 from .loops import inline_epilogue, largest_of_channels, unroll_and_vectorize
 from .prefetch import PIXELS, TASKS, fetch_for_sums
 from .quantize_kernel import LANES, write_quantization
+from .space import Point, Space, Value, with_default
 from .tile_product_kernel import ROWS
 
 if TYPE_CHECKING:
@@ -69,6 +71,9 @@ class DirectBlocking:
         the same.
     tiles : of the ISA's two-dimensional registers, on which the integer products are then computed;
         ``register_pixels`` does not count.
+    panels_first : whether all pixels of a panel of output channels come before the next panel, or
+        all panels of a block of pixels before the next block.
+    fetch_weights : whether the next group's U and a task's results are fetched ahead.
     """
 
     lanes: int
@@ -81,6 +86,59 @@ class DirectBlocking:
     instructions: Instructions | None = None
     register_pixels_alone: tuple[int, ...] | None = None
     tiles: TileInstructions | None = None
+    panels_first: bool = True
+    fetch_weights: bool = True
+
+    def chosen(self, choices: Point) -> DirectBlocking:
+        """The same with some fields chosen, by their names."""
+        return replace(self, **choices)  # type: ignore[arg-type]
+
+    def divided(
+        self, work: DirectWorkload, threads: int, point: Point | None = None
+    ) -> DirectWorkload:
+        """The workload in the blocks of a point of its space, of the default one if None."""
+        if point is None:
+            return self.blocked(work, threads)
+        fields: dict[str, Any] = dict(point)
+        sizes = {name: fields.pop(name) for name in ("block", "pixels", "vectors")}
+        return replace(work, **sizes, choices=tuple(fields.items()))
+
+    def space(self, work: DirectWorkload, threads: int) -> Space:
+        """What may be chosen about a layer that so many threads compute."""
+        chosen = self.blocked(work, threads)
+        default: Point = {
+            "block": chosen.block,
+            "pixels": chosen.pixels,
+            "vectors": chosen.vectors,
+            "panels_first": 1,
+            "fetch_weights": 1,
+        }
+        columns, rows = _divisions(work.out_width), _divisions(work.out_height)
+        most = self.register_pixels_alone or self.register_pixels
+        accumulators = {
+            width: set(self._register_blocks(width, most)) | {(chosen.pixels, chosen.vectors)}
+            for width in columns
+        }
+        every = set().union(*accumulators.values())
+        knobs: dict[str, tuple[Value, ...]] = {
+            "block": with_default(set(product(rows, columns)), chosen.block),
+            "pixels": with_default({pixels for pixels, _ in every}, chosen.pixels),
+            "vectors": with_default({vectors for _, vectors in every}, chosen.vectors),
+            "panels_first": (0, 1),
+            "fetch_weights": (0, 1) if self.instructions is not None else (1,),
+        }
+
+        def is_valid(point: Point) -> bool:
+            if point == default:
+                return True
+            height, width = point["block"]  # type: ignore[misc]
+            return (
+                (point["pixels"], point["vectors"]) in accumulators[width]
+                and height * width % point["pixels"] == 0  # type: ignore[operator]
+                and (height == 1 or height * width <= _MOST_PIXELS * self.task_pixels)
+            )
+
+        return Space(knobs, default, is_valid)
 
     def blocked(self, work: DirectWorkload, threads: int) -> DirectWorkload:
         """Choose the outputs of a task, and the pixels and vectors of the accumulators.
@@ -88,12 +146,15 @@ class DirectBlocking:
         Tasks have up to ``task_pixels``, are of whole accumulator blocks, and leave no thread idle
         in the last round.
         """
+        register_pixels = self.register_pixels
+        if work.group_size >= _LARGE_GROUP and self.register_pixels_alone is not None:
+            register_pixels = self.register_pixels_alone
         candidates = [
             replace(work, block=(rows, columns), pixels=pixels, vectors=vectors)
             for columns in _divisions(work.out_width)
             for rows in range(1, work.out_height + 1)
             if rows == 1 or rows * columns <= self.task_pixels
-            for pixels, vectors in self._register_blocks(work, columns)
+            for pixels, vectors in self._register_blocks(columns, register_pixels)
             if rows * columns % pixels == 0
         ]
 
@@ -108,14 +169,13 @@ class DirectBlocking:
 
         return min(candidates, key=cost)
 
-    def _register_blocks(self, work: DirectWorkload, columns: int) -> list[tuple[int, int]]:
+    def _register_blocks(
+        self, columns: int, register_pixels: tuple[int, ...]
+    ) -> list[tuple[int, int]]:
         """Pixels and vectors of the accumulators that there may be in rows of so many columns."""
         if self.tiles is not None:
             rows = pixels_of_a_register(columns)
             return [(rows * parts, vectors) for parts in (1, 2) for vectors in (1, 2)]
-        register_pixels = self.register_pixels
-        if work.group_size >= _LARGE_GROUP and self.register_pixels_alone is not None:
-            register_pixels = self.register_pixels_alone
         return [
             (pixels, vectors)
             for vectors, most in enumerate(register_pixels, 1)
@@ -151,6 +211,7 @@ _LARGE_GROUP = 256
 # In products: a load of a vector, and one that comes from L2. V and the sums share L1 with U.
 _LOAD, _LOAD_L2, _U_IN_L1 = 0.5, 1.5, 0.8
 _TASK_OVERHEAD_PIXELS, _ROW_OVERHEAD_PIXELS = 4.0, 0.25
+_MOST_PIXELS = 4  # of ``task_pixels``, what tasks of more than a row may have if chosen
 _LEAST_CHAINS = 10  # accumulators below which products wait for each other
 
 
@@ -161,6 +222,8 @@ def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.P
     annotations = sch.get(output).annotations
     block = [int(edge) for edge in annotations["wq.block"]]
     pixels, vectors = int(annotations["wq.pixels"]), int(annotations["wq.vectors"])
+    choices = annotations.get("wq.choices", {})
+    blocking = blocking.chosen({str(name): int(value) for name, value in choices.items()})
     inline_epilogue(sch, output)
     task = _divide_output(sch, blocking, output, block, vectors)
     _schedule_sums(sch, blocking, task, pixels, vectors)
@@ -168,7 +231,8 @@ def schedule_direct(function: tirx.PrimFunc, blocking: DirectBlocking) -> tirx.P
     function = expand_functions(sch.mod["main"])  # those of the epilogue
     if blocking.instructions is None:
         return function
-    function = fetch_for_sums(function, vectors, blocking.dot_lanes)
+    if blocking.fetch_weights:
+        function = fetch_for_sums(function, vectors, blocking.dot_lanes)
     if blocking.tiles is not None:
         rows = pixels_of_a_register(block[1])
         tiles = DirectTiles(
@@ -187,9 +251,11 @@ def _divide_output(
     block_row, row = sch.split(height, [None, block[0]])
     block_column, column = sch.split(width, [None, block[1]])
     panel, vector, lane = sch.split(channels, [None, vectors, blocking.dot_lanes])
-    sch.reorder(panel, image, block_row, block_column, row, column, vector, lane)
+    blocks = (image, block_row, block_column)
+    order = (panel, *blocks) if blocking.panels_first else (*blocks, panel)
+    sch.reorder(*order, row, column, vector, lane)
     sch.vectorize(lane)
-    task = sch.fuse(panel, image, block_row, block_column)
+    task = sch.fuse(*order)
     sch.parallel(task)
     if blocking.instructions is not None:
         sch.annotate(task, TASKS, True)

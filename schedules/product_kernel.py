@@ -43,13 +43,13 @@ def write_products(
     lanes: int,
     reduce: int,
     instructions: Instructions,
+    fetch_weights: bool = True,
 ) -> tirx.PrimFunc:
     """Replace each loop over groups that is marked, with the blocks in it, by the kernel."""
 
     def kernel(loop: tirx.For, blocks: list[Any]) -> Any:
-        return VectorProduct(
-            loop, blocks, rows, vectors, lanes, reduce, instructions.dot
-        ).statement()
+        product = VectorProduct(loop, blocks, rows, vectors, lanes, reduce, instructions.dot)
+        return product.statement(fetch_weights)
 
     return write_marked(function, kernel)
 
@@ -165,14 +165,14 @@ class VectorProduct(Product):
             for row in range(rows[0]) for column in range(rows[1]) for vector in range(vectors)
         ]  # fmt: skip
 
-    def statement(self) -> Any:
+    def statement(self, fetch_weights: bool) -> Any:
         """The kernel, in place of the loop."""
         zero = tirx.const(0, "int64")
         group = tirx.Var("g", "int64")
         body = [self._set(a.total, self._zero()) for a in self.accumulators]
         body += self._step(zero, zero, first=True)
         inner = [
-            *self._fetch(group),
+            *(self._fetch(group) if fetch_weights else ()),
             *self._other_steps(group),
             *self._scale(group, following=tirx.min(group + 1, self.groups - 1)),
         ]

@@ -12,14 +12,19 @@ so that V (taps * tiles * channels integers) and M (taps * tiles * panel floats)
 cache and no layer ever lies whole in the Winograd domain. ``CpuBlocking`` chooses the sizes.
 
 U comes from far and is read once a block. Where a small image is one block, it is read once: then
-tiles are transformed in parallel, and after that panels are computed in parallel.
+tiles are transformed in parallel, and after that panels are computed in parallel, which may be
+chosen for larger ones as well, block after block.
+
+What may be chosen, by the names of the fields of ``CpuBlocking``, and the tiles of a block, are the
+knobs of a ``Space``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +37,7 @@ from .loops import inline_epilogue, largest_of_channels, unroll_and_vectorize
 from .prefetch import TILES, VECTORS, fetch_next_tile
 from .product_kernel import BLOCKS, MARK, write_products
 from .quantize_kernel import LANES, write_quantization
+from .space import Point, Space, Value, with_default
 from .tile_product_kernel import write_tile_products
 
 if TYPE_CHECKING:
@@ -55,6 +61,10 @@ class CpuBlocking:
     tiles : of the ISA's two-dimensional registers, on which the integer product is then computed;
         None if it has none. An accumulator block of more than one tile row then spans its block of
         tiles, so that all its tiles lie at one distance.
+    panel_blocks : accumulator blocks whose channels are a panel.
+    by_panels : whether threads share a block's tiles, and then its panels, block after block; if
+        None, where there is one block.
+    fetch_weights, fetch_tiles : whether the next tap's U and the next tile's M are fetched ahead.
     """
 
     lanes: int
@@ -66,6 +76,10 @@ class CpuBlocking:
     l2_bytes: int
     instructions: Instructions | None = None
     tiles: TileInstructions | None = None
+    panel_blocks: int = 1
+    by_panels: bool | None = None
+    fetch_weights: bool = True
+    fetch_tiles: bool = True
 
     def vectors(self, channels: int) -> int:
         """Vectors of output channels in an accumulator block: the most that divide a panel."""
@@ -74,7 +88,7 @@ class CpuBlocking:
 
     def panel(self, precision: str, packed_channels: int, out_group_size: int) -> int:
         """Output channels whose M lies in the cache together; in ``full``, whole groups of them."""
-        panel = self.vectors(packed_channels) * self.dot_lanes
+        panel = self.vectors(packed_channels) * self.dot_lanes * self.panel_blocks
         if precision == "hadamard" or panel % out_group_size == 0:
             return panel
         panel = math.lcm(out_group_size, self.dot_lanes)
@@ -91,16 +105,89 @@ class CpuBlocking:
         ]
         return max(candidates, key=lambda shape: (math.prod(shape), shape[1]))
 
+    def chosen(self, choices: Point) -> CpuBlocking:
+        """The same with some fields chosen, by their names."""
+        return replace(self, **choices)  # type: ignore[arg-type]
+
+    def divided(
+        self, work: WinogradWorkload, threads: int, point: Point | None = None
+    ) -> WinogradWorkload:
+        """The workload in the blocks of a point of its space, of the default one if None."""
+        if point is None:
+            return replace(work, block=self.tile_block(work, threads))
+        fields = {name: value for name, value in point.items() if name != "block"}
+        return replace(work, block=point["block"], choices=tuple(fields.items()))
+
+    def space(self, work: WinogradWorkload, threads: int) -> Space:
+        """What may be chosen about a layer that so many threads compute.
+
+        ``register_tiles`` and ``register_vectors`` are what an accumulator block has, not the most.
+        """
+        precision, group = work.scheme.precision, work.out_group_size
+        block = self.tile_block(work, threads)
+        vectors = self.vectors(self.panel(precision, work.packed_channels, group))
+        whole = (work.tile_rows, work.tile_columns)
+        alone = work.batch == 1 and block == whole
+        default: Point = {
+            "block": block,
+            "register_tiles": math.prod(self.rows(block)),
+            "register_vectors": vectors,
+            "panel_blocks": 1,
+            "by_panels": int(alone),
+            "fetch_weights": 1,
+            "fetch_tiles": 1,
+        }
+        registers = {(default["register_tiles"], vectors), *_REGISTERS[self.lanes]}
+        if self.tiles is not None:
+            registers = {(default["register_tiles"], vectors), *product((8, 16, 32), (1, 2))}
+        written = self.instructions is not None
+        knobs: dict[str, tuple[Value, ...]] = {
+            "block": with_default(set(product(*map(_divisions, whole))), block),
+            "register_tiles": tuple(sorted({tiles for tiles, _ in registers})),
+            "register_vectors": tuple(sorted({count for _, count in registers})),
+            "panel_blocks": (1, 2, 4) if precision == "hadamard" else (1,),
+            "by_panels": (0, 1) if threads > 1 else (default["by_panels"],),
+            "fetch_weights": (0, 1) if written and self.tiles is None else (1,),
+            "fetch_tiles": (0, 1) if written and precision == "hadamard" else (1,),
+        }
+
+        def is_valid(point: Point) -> bool:
+            if point == default:
+                return True
+            asked = self.chosen({n: v for n, v in point.items() if n != "block"})
+            rows, columns = point["block"]  # type: ignore[misc]
+            if (point["register_tiles"], point["register_vectors"]) not in registers:
+                return False
+            if asked.vectors(work.packed_channels) != asked.register_vectors:
+                return False
+            if math.prod(asked.rows((rows, columns))) != asked.register_tiles:
+                return False
+            panel = asked.vectors(work.packed_channels) * self.dot_lanes * asked.panel_blocks
+            if precision == "hadamard" and work.packed_channels % panel:
+                return False
+            if asked.vectors(asked.panel(precision, work.packed_channels, group)) != (
+                asked.register_vectors
+            ):
+                return False
+            bytes_of_block = rows * columns * self._bytes_a_tile(work, panel)
+            return bytes_of_block <= (_MOST_SHARED if asked.by_panels else _MOST) * self.l2_bytes
+
+        return Space(knobs, default, is_valid)
+
+    def _bytes_a_tile(self, work: WinogradWorkload, panel: int) -> int:
+        """What V and M of a tile take, of a panel's output channels."""
+        activation = np.dtype(work.dot.activation_dtype).itemsize
+        taps = math.prod(work.scheme.products)
+        return taps * (work.groups * work.group_size * activation + 4 * panel)
+
     def tile_block(self, work: WinogradWorkload, threads: int) -> tuple[int, int]:
-        """Tile rows and columns that one task computes.
+        """Tile rows and columns that one task computes by default.
 
         They fit ``l2_bytes``, fill the accumulators, and leave no thread idle in the last round.
         What is one block is divided among threads by panels instead.
         """
-        taps = math.prod(work.scheme.products)
-        activation = np.dtype(work.dot.activation_dtype).itemsize
         panel = self.panel(work.scheme.precision, work.packed_channels, work.out_group_size)
-        bytes_a_tile = taps * (work.groups * work.group_size * activation + 4 * panel)
+        bytes_a_tile = self._bytes_a_tile(work, panel)
         most = max(self.register_tiles, self.l2_bytes // bytes_a_tile)
         candidates = [
             (rows, columns)
@@ -131,6 +218,21 @@ class CpuBlocking:
 # tile, at 383 a nanosecond; L2 gives 140 bytes in that time, L3 25, half of which is hidden.
 _STREAM_NEAR_TILES, _STREAM_FAR_TILES = 2.0, 8.0
 _PAGE, _LINE = 4096, 64  # bytes
+# Tiles and vectors of accumulator blocks that may be chosen, by the lanes of a vector: of 32
+# registers and of 16, sums that do not fit are spilled once a group.
+_REGISTERS = {
+    16: ((4, 2), (6, 2), (8, 2), (10, 2), (12, 2), (4, 3), (6, 3), (8, 3), (3, 4), (4, 4), (5, 4),
+         (6, 4), (12, 1), (16, 1), (24, 1), (2, 5), (4, 5)),
+    8: ((2, 2), (3, 2), (4, 2), (5, 2), (6, 2), (2, 3), (3, 3), (4, 3), (2, 4), (6, 1), (8, 1)),
+    4: ((2, 2), (3, 2), (4, 2), (6, 2), (8, 2), (2, 4), (4, 4), (3, 4), (8, 1)),
+}  # fmt: skip
+# Of ``l2_bytes``, what V and M of a block may occupy, and where all threads share the block.
+_MOST, _MOST_SHARED = 2, 16
+
+
+def _divisions(count: int) -> list[int]:
+    """Sizes of blocks that cut so many tiles into equal parts, or nearly so."""
+    return sorted({math.ceil(count / parts) for parts in range(1, count + 1)})
 
 
 def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.PrimFunc:
@@ -140,6 +242,8 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     annotations = sch.get(output).annotations
     tile_rows, tile_columns = (int(edge) for edge in annotations["wq.block"])
     block = (tile_rows, tile_columns)
+    choices = annotations.get("wq.choices", {})
+    blocking = blocking.chosen({str(name): int(value) for name, value in choices.items()})
     precision = str(annotations["wq.precision"])
     inline_epilogue(sch, output)
     for name in _INLINED[precision]:
@@ -149,12 +253,14 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     panel = blocking.panel(precision, _extent(sch, "M", -1), group)
     edges = tuple(int(edge) for edge in annotations["wq.output_tile"])
     blocks, panels, tile = _block_output(sch, output, edges, block, panel)
-    alone = int(sch.get(blocks).extent) == 1
-    sch.parallel(panels if alone else blocks)
+    by_panels = blocking.by_panels
+    if by_panels is None:
+        by_panels = int(sch.get(blocks).extent) == 1
+    sch.parallel(panels if by_panels else blocks)
     _place_output_transform(sch, blocking, precision, group, tile)
     for name in ("M", "products"):
         _compute_at(sch, name, panels)
-    _place_input_transform(sch, precision, blocks, alone)
+    _place_input_transform(sch, precision, blocks, by_panels)
     # Taps that lie a power of two apart would share a few sets of the caches.
     for name in ("V", "M"):
         item = np.dtype(str(sch.get(sch.get_sblock(name)).writes[0].source.dtype)).itemsize
@@ -169,7 +275,9 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
         return function
     lanes, reduce = blocking.dot_lanes, blocking.dot_reduce
     if blocking.tiles is None:
-        function = write_products(function, rows, vectors, lanes, reduce, blocking.instructions)
+        function = write_products(
+            function, rows, vectors, lanes, reduce, blocking.instructions, blocking.fetch_weights
+        )
     else:
         function = write_tile_products(function, rows, vectors, lanes, reduce, blocking.tiles)
     return write_quantization(fetch_next_tile(function), blocking.instructions)
@@ -210,7 +318,7 @@ def _place_output_transform(
     sch.vectorize(lanes)
     # A vector of channels is independent of the next, unless groups that share steps are others.
     loop = outer if precision == "hadamard" or blocking.lanes == group else tile
-    if blocking.instructions is not None and precision == "hadamard":
+    if blocking.instructions is not None and precision == "hadamard" and blocking.fetch_tiles:
         sch.annotate(tile, TILES, True)
         sch.annotate(outer, VECTORS, True)
     for name in _OUTPUT_STAGES[precision]:

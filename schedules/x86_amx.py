@@ -10,10 +10,8 @@ from typing import Any
 
 from tvm import tirx
 
-from ..topi.direct_workload import DirectWorkload
-from ..topi.workload import WinogradWorkload
 from . import x86_vnni
-from .cpu import schedule_cpu
+from .cpu import CpuKernels
 from .instructions import TileInstructions
 
 
@@ -39,8 +37,8 @@ _TILES = TileInstructions(
 
 # Two registers of V, up to 32 tiles, by two of U, 32 output channels. L2 is 2 MiB: V and M of a
 # block take half of it, since U streams through it, too.
-_BLOCKING = replace(
-    x86_vnni._BLOCKING,
+_WINOGRAD = replace(
+    x86_vnni.KERNELS.winograd,
     register_tiles=32,
     register_vectors=2,
     l2_bytes=1024 * 1024,
@@ -49,19 +47,6 @@ _BLOCKING = replace(
 
 # The same registers: 2 x 16 pixels by 32 output channels. A task reads V of its pixels and U of a
 # panel once a group; counts and sums of a block of pixels, 4 KiB each, stay in L1.
-_DIRECT = replace(x86_vnni._DIRECT, tiles=_TILES)
+_DIRECT = replace(x86_vnni.KERNELS.direct, tiles=_TILES)
 
-
-def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
-    """Choose the tile rows and columns that are computed together."""
-    return _BLOCKING.tile_block(work, threads)
-
-
-def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
-    """Choose what a task of a direct convolution computes."""
-    return _DIRECT.blocked(work, threads)
-
-
-def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Schedule a function that holds a quantized operator."""
-    return schedule_cpu(function, _BLOCKING, _DIRECT)
+KERNELS = CpuKernels(_WINOGRAD, _DIRECT)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from ..topi.direct_workload import DirectWorkload
-from ..topi.workload import WinogradWorkload
-from .cpu import schedule_cpu
+from .cpu import CpuKernels
 from .direct_cpu import DirectBlocking
 from .winograd_cpu import CpuBlocking
 
@@ -56,7 +53,7 @@ TensorIntrin.register(_DOT, _description, _implementation, override=True)
 
 # Sixteen ymm registers: 4 x 2 accumulators, two vectors of U, a broadcast of V, a product. L2 is
 # 256 KiB on the oldest of these CPUs; U streams through it as well.
-_BLOCKING = CpuBlocking(
+_WINOGRAD = CpuBlocking(
     lanes=8,
     dot_lanes=8,
     dot_reduce=2,
@@ -77,17 +74,4 @@ _DIRECT = DirectBlocking(
     task_pixels=96,
 )
 
-
-def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
-    """Choose the tile rows and columns that are computed together."""
-    return _BLOCKING.tile_block(work, threads)
-
-
-def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
-    """Choose what a task of a direct convolution computes."""
-    return _DIRECT.blocked(work, threads)
-
-
-def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Schedule a function that holds a quantized operator."""
-    return schedule_cpu(function, _BLOCKING, _DIRECT)
+KERNELS = CpuKernels(_WINOGRAD, _DIRECT)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from tvm import tirx
-
-from ..topi.direct_workload import DirectWorkload
-from ..topi.workload import WinogradWorkload
-from .cpu import schedule_cpu
+from .cpu import CpuKernels
 from .direct_cpu import DirectBlocking
 from .vnni import dot_intrinsic, instructions_256
 from .winograd_cpu import CpuBlocking
@@ -16,7 +12,7 @@ _INSTRUCTIONS = instructions_256()
 
 # Sixteen ymm registers: 4 x 2 accumulators, two vectors of U, a broadcast of V, and the sums as far
 # as they fit. L2 is 1.25 MiB or more a fast core; four small ones share 2 MiB.
-_BLOCKING = CpuBlocking(
+_WINOGRAD = CpuBlocking(
     lanes=_LANES,
     dot_lanes=_LANES,
     dot_reduce=4,
@@ -39,17 +35,4 @@ _DIRECT = DirectBlocking(
     instructions=_INSTRUCTIONS,
 )
 
-
-def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
-    """Choose the tile rows and columns that are computed together."""
-    return _BLOCKING.tile_block(work, threads)
-
-
-def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
-    """Choose what a task of a direct convolution computes."""
-    return _DIRECT.blocked(work, threads)
-
-
-def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Schedule a function that holds a quantized operator."""
-    return schedule_cpu(function, _BLOCKING, _DIRECT)
+KERNELS = CpuKernels(_WINOGRAD, _DIRECT)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from tvm import tirx
-
-from ..topi.direct_workload import DirectWorkload
-from ..topi.workload import WinogradWorkload
-from .cpu import schedule_cpu
+from .cpu import CpuKernels
 from .direct_cpu import DirectBlocking
 from .vnni import dot_intrinsic, instructions_512
 from .winograd_cpu import CpuBlocking
@@ -17,7 +13,7 @@ _INSTRUCTIONS = instructions_512()
 # Thirty-two zmm registers: 8 x 2 accumulators, two vectors of U, a broadcast of V, and the sums as
 # far as they fit. More accumulators would only wait longer where a group ends. L2 is 1 MiB or more;
 # a panel of U streams through it as well.
-_BLOCKING = CpuBlocking(
+_WINOGRAD = CpuBlocking(
     lanes=_LANES,
     dot_lanes=16,
     dot_reduce=4,
@@ -47,17 +43,4 @@ _DIRECT = DirectBlocking(
     register_pixels_alone=(24, 12, 8, 6),
 )
 
-
-def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
-    """Choose the tile rows and columns that are computed together."""
-    return _BLOCKING.tile_block(work, threads)
-
-
-def direct_block(work: DirectWorkload, threads: int) -> DirectWorkload:
-    """Choose what a task of a direct convolution computes."""
-    return _DIRECT.blocked(work, threads)
-
-
-def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Schedule a function that holds a quantized operator."""
-    return schedule_cpu(function, _BLOCKING, _DIRECT)
+KERNELS = CpuKernels(_WINOGRAD, _DIRECT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,14 @@ from wqtvm.quantization import (
     direct_reference,
     quantize_weights,
 )
+from wqtvm.schedules.cpu import CpuKernels
+from wqtvm.schedules.kernels import kernels_of
+from wqtvm.schedules.space import Point
 from wqtvm.target import TargetRecord, lookup
 from wqtvm.topi.direct import direct_conv2d
 from wqtvm.topi.direct_workload import DirectWorkload, pack_direct_weights
 from wqtvm.topi.winograd import winograd_conv2d
 from wqtvm.topi.workload import WinogradWorkload, pack_weights
-from wqtvm.transform.schedule_operators import schedule_module
 
 X86 = [
     pytest.param("wq/x86-vnni", marks=pytest.mark.isa("avx512_vnni")),
@@ -54,7 +56,7 @@ class Layer:
 
     def scheduled(self) -> tirx.PrimFunc:
         """The operator with the target's schedule."""
-        return schedule_module(self.record).schedule(self.function())
+        return kernels_of(self.record).schedule(self.function())
 
     def arguments(self) -> list[Any]:
         pack: Any = pack_direct_weights if isinstance(self.work, DirectWorkload) else pack_weights
@@ -101,11 +103,12 @@ def make_layer(
     weight_steps: str = "tap",
     stride: int = 1,
     threads: int = 2,
+    point: Point | None = None,
     seed: int = 0,
 ) -> Layer:
     """A layer with Gaussian data; shape is (batch, height, width, channels); tile 1 is direct.
 
-    A tile of rows and columns is a rectangle.
+    A tile of rows and columns is a rectangle; the point is of the schedule's space.
     """
 
     def algorithm(edge: int) -> BilinearAlgorithm:
@@ -122,17 +125,23 @@ def make_layer(
     target = lookup(record)
     batch, height, width, channels = shape
     size = (batch, height, width, channels, out_channels, padding, target.dot)
-    schedule = schedule_module(target)
-    work: WinogradWorkload | DirectWorkload
-    if scheme.is_direct:
-        work = schedule.direct_block(DirectWorkload(scheme, *size, stride), threads)
-    else:
-        work = WinogradWorkload(scheme, *size)
-        work = replace(work, block=schedule.tile_block(work, threads))
+    work = (
+        DirectWorkload(scheme, *size, stride)
+        if scheme.is_direct
+        else WinogradWorkload(scheme, *size)
+    )
+    work = kernels_of(target).divided(work, threads, point)
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(shape).astype(np.float32)
     weight = rng.standard_normal((out_channels, channels, taps, taps)).astype(np.float32)
     return Layer(work, target, x, quantize_weights(weight, scheme))
+
+
+def cpu_kernels(record: str | TargetRecord) -> CpuKernels:
+    """The kernels of a CPU, with the numbers of its schedules."""
+    kernels = kernels_of(lookup(record))
+    assert isinstance(kernels, CpuKernels)
+    return kernels
 
 
 def expose(function: tirx.PrimFunc, names: Sequence[str]) -> tuple[tirx.PrimFunc, list[Any]]:

@@ -23,9 +23,9 @@ from wqtvm.quantization import (
     quantize_weights,
     sqnr_db,
 )
+from wqtvm.schedules.kernels import kernels_of
 from wqtvm.target import lookup, usable_cpus
 from wqtvm.topi.workload import WinogradWorkload
-from wqtvm.transform.schedule_operators import schedule_module
 
 CHANNELS = 128
 IMAGES, EDGE, PADDING = 2, 48, 1
@@ -86,7 +86,7 @@ def by_kernel(
 ) -> NDArray[np.float32]:
     record = lookup("wq")
     work = WinogradWorkload(scheme, *x.shape, weights.u.shape[2], PADDING, record.dot)
-    block = schedule_module(record).tile_block(work, usable_cpus())
+    block = kernels_of(record).divided(work, usable_cpus()).block
     return kernel_layers.Layer(replace(work, block=block), record, x, weights).run()["output"]
 
 

@@ -164,5 +164,6 @@ def _image(work: DirectWorkload, m: te.Tensor) -> te.Tensor:
             "wq.stride": work.stride,
             "wq.pixels": work.pixels,
             "wq.vectors": work.vectors,
+            **({"wq.choices": dict(work.choices)} if work.choices else {}),
         },
     )

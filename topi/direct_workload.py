@@ -30,6 +30,7 @@ class DirectWorkload(Workload):
         a divisor of the task's outputs.
     vectors : vectors of output channels that are summed up together; the output channels are
         padded to a multiple of them.
+    choices : what else the schedule is asked for, names and numbers.
 
     Raises
     ------
@@ -41,6 +42,7 @@ class DirectWorkload(Workload):
     block: tuple[int, int] = (1, 1)
     pixels: int = 1
     vectors: int = 1
+    choices: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.stride, *self.block, self.pixels, self.vectors) < 1:

@@ -142,5 +142,6 @@ def _untile(work: WinogradWorkload, results: te.Tensor) -> te.Tensor:
             "wq.block": list(work.block),
             "wq.output_tile": [m_y, m_x],
             "wq.out_group_size": work.out_group_size,
+            **({"wq.choices": dict(work.choices)} if work.choices else {}),
         },
     )

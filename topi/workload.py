@@ -65,9 +65,11 @@ class WinogradWorkload(Workload):
     ----------
     block : tile rows and tile columns that the schedule computes together; the numbers of tiles are
         padded to multiples of them.
+    choices : what else the schedule is asked for, names and numbers.
     """
 
     block: tuple[int, int] = (1, 1)
+    choices: tuple[tuple[str, int], ...] = ()
 
     @property
     def tile_rows(self) -> int:

@@ -14,12 +14,10 @@ import pytest
 import torch
 import tvm
 from kernel_assembly import Assembly, Code, assembly_of, parse
-from kernel_layers import make_layer
+from kernel_layers import cpu_kernels, make_layer
 from torch import nn
 
 import wqtvm
-from wqtvm.target import lookup
-from wqtvm.transform.schedule_operators import schedule_module
 
 # By target: its widest register, the instruction that multiplies bytes, and what adds to the sums.
 REGISTER = {"wq/x86-vnni": "zmm", "wq/x86-avx2": "ymm"}
@@ -50,7 +48,7 @@ def compiled(target: str, precision: str, channels: int, steps: str = "channel")
     shape = (1, 32, 64, channels)
     layer = make_layer(target, shape, channels, precision=precision, steps=steps)
     library = tvm.compile(layer.scheduled(), target=layer.record.tvm_target())
-    work, blocking = layer.work, schedule_module(layer.record)._BLOCKING
+    work, blocking = layer.work, cpu_kernels(layer.record).winograd
     panel = blocking.panel(precision, work.packed_channels, work.out_group_size)
     tiles = math.prod(blocking.rows(work.block))
     return Compiled(assembly_of(library), tiles, blocking.vectors(panel))
@@ -69,7 +67,7 @@ def product_loops(target: str, kernel: Compiled) -> list[Code]:
 
 @each_target
 def test_the_product_has_as_many_accumulators_as_registers_allow(target: str) -> None:
-    blocking = schedule_module(lookup(target))._BLOCKING
+    blocking = cpu_kernels(target).winograd
     kernel = compiled(target, "hadamard", 96)
     assert kernel.tiles == blocking.register_tiles
     assert kernel.vectors == max(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import sys
+from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ from tvm import tirx
 
 import wqtvm
 from wqtvm.quantization import convolution_reference, quantize_weights
+from wqtvm.schedules.space import Point, Space
 from wqtvm.target import DotProduct, TargetRecord, lookup
-from wqtvm.topi.workload import WinogradWorkload
 
 NEW = TargetRecord(
     name="wq/test-scalar",
@@ -32,19 +34,23 @@ NEW = TargetRecord(
 )
 
 
-def tile_block(work: WinogradWorkload, threads: int) -> tuple[int, int]:
-    return (2, 1)
+class ScalarKernels:
+    """Blocks of two tiles, and a loop nest for each stage, as it is defined."""
 
+    def space(self, work: Any, threads: int) -> Space:
+        return Space({"block": ((2, 1),)}, {"block": (2, 1)}, lambda point: True)
 
-def schedule(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """As it is defined: a loop nest for each stage."""
-    return function
+    def divided(self, work: Any, threads: int, point: Point | None = None) -> Any:
+        return replace(work, block=(2, 1))
+
+    def schedule(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
+        return function
 
 
 @pytest.fixture(autouse=True)
 def schedules(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("wqtvm.schedules.test_scalar")
-    module.tile_block, module.schedule = tile_block, schedule  # type: ignore[attr-defined]
+    module.KERNELS = ScalarKernels()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 

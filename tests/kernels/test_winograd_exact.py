@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tvm
-from kernel_layers import X86, Layer, make_layer
+from kernel_layers import X86, Layer, cpu_kernels, make_layer
 from numpy.typing import NDArray
 
 from wqtvm.runtime.threads import get_num_threads, set_num_threads
-from wqtvm.transform.schedule_operators import schedule_module
 
 ODD_SHAPES = [
     # (batch, height, width, channels), output channels, padding
@@ -157,7 +156,7 @@ def untiled(layer: Layer, stage: NDArray[np.generic], tile_axis: int) -> NDArray
 def test_v_products_and_m(target: str, precision: str, shape: tuple[int, int, int, int]) -> None:
     layer = make_layer(target, shape, 40, precision=precision)
     # A kernel that is written out keeps the products in registers; M is made of them.
-    kept = schedule_module(layer.record)._BLOCKING.instructions is None
+    kept = cpu_kernels(layer.record).winograd.instructions is None
     stages = layer.run(["V", "V_step", *(["products"] if kept else []), "M"])
     expected = layer.reference()
     dot = layer.work.dot

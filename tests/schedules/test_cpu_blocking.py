@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_layers import cpu_kernels
 
 from wqtvm.fastconv import direct, standard_scales, winograd
 from wqtvm.quantization import Scheme
 from wqtvm.quantization.scheme import STEPS
 from wqtvm.schedules.direct_tile_kernel import pixels_of_a_register
+from wqtvm.schedules.kernels import kernels_of
 from wqtvm.schedules.winograd_cpu import CpuBlocking
 from wqtvm.target import TABLE, TargetRecord
 from wqtvm.topi.direct_workload import DirectWorkload
 from wqtvm.topi.workload import WinogradWorkload
-from wqtvm.transform.schedule_operators import schedule_module
 
 ALGORITHMS = {tile: direct() if tile == 1 else winograd(tile) for tile in (1, 2, 4, 6)}
 CPUS = [record for record in TABLE if record.architecture != "cuda"]
@@ -26,9 +27,7 @@ each_cpu = pytest.mark.parametrize("record", CPUS, ids=lambda record: record.nam
 
 
 def blocking_of(record: TargetRecord) -> CpuBlocking:
-    blocking = schedule_module(record)._BLOCKING
-    assert isinstance(blocking, CpuBlocking)
-    return blocking
+    return cpu_kernels(record).winograd
 
 
 @st.composite
@@ -100,7 +99,7 @@ def test_accumulators_divide_a_block(record: TargetRecord, rows: int, columns: i
 @given(data=st.data(), threads=st.integers(1, 64))
 def test_a_block_fits_the_cache(record: TargetRecord, data: st.DataObject, threads: int) -> None:
     blocking, work = blocking_of(record), data.draw(workloads(record))
-    rows, columns = schedule_module(record).tile_block(work, threads)
+    rows, columns = kernels_of(record).divided(work, threads).block
     assert 1 <= rows <= work.tile_rows
     assert 1 <= columns <= work.tile_columns
     # Where not even the tiles of one accumulator block fit, no more than those are taken.
@@ -117,7 +116,7 @@ def test_no_thread_is_without_a_task(
 ) -> None:
     """The longest thread computes at most twice its share, and a few tiles."""
     work = data.draw(workloads(record))
-    rows, columns = schedule_module(record).tile_block(work, threads)
+    rows, columns = kernels_of(record).divided(work, threads).block
     tasks = math.ceil(work.tile_rows / rows) * math.ceil(work.tile_columns / columns) * work.batch
     blocking = blocking_of(record)
     if tasks == 1:  # divided by panels of output channels
@@ -133,7 +132,7 @@ def test_no_thread_is_without_a_task(
 def test_more_threads_make_no_larger_blocks(record: TargetRecord) -> None:
     scheme = Scheme(ALGORITHMS[4], standard_scales(ALGORITHMS[4]), "hadamard", 32, "axis")
     work = WinogradWorkload(scheme, 1, 128, 128, 64, 64, 1, record.dot)
-    sizes = [math.prod(schedule_module(record).tile_block(work, t)) for t in (1, 4, 16, 64)]
+    sizes = [math.prod(kernels_of(record).divided(work, t).block) for t in (1, 4, 16, 64)]
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -146,9 +145,9 @@ def test_a_direct_task_is_of_whole_accumulator_blocks(
     scheme = Scheme(algorithm, standard_scales(algorithm))
     channels = st.integers(1, 600)
     numbers = [data.draw(draw) for draw in (st.integers(1, 4), edge, edge, channels, channels)]
-    schedules = schedule_module(record)
-    work = schedules.direct_block(DirectWorkload(scheme, *numbers, 1, record.dot), threads)
-    blocking = schedules._DIRECT
+    schedules = cpu_kernels(record)
+    work = schedules.divided(DirectWorkload(scheme, *numbers, 1, record.dot), threads)
+    blocking = schedules.direct
     assert (blocking.dot_lanes, blocking.dot_reduce) == (record.dot.lanes, record.dot.reduce)
     if blocking.tiles is None:
         registers = blocking.register_pixels_alone or blocking.register_pixels

@@ -15,14 +15,13 @@ import tvm
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from kernel_layers import X86
+from kernel_layers import X86, cpu_kernels
 from numpy.typing import NDArray
 from tvm import tirx
 from tvm.s_tir import TensorIntrin
 
 from wqtvm.schedules.amax import amax_intrinsic
 from wqtvm.target import lookup
-from wqtvm.transform.schedule_operators import schedule_module
 
 Array = NDArray[Any]
 
@@ -60,9 +59,9 @@ def both(name: str, target: str) -> tuple[Callable[..., None], Callable[..., Non
 @functools.cache
 def dot_functions(target: str) -> tuple[Callable[..., None], ...]:
     """Functions that add one dot product: of the intrinsic, and of the ISA's expression, if any."""
-    schedules, dot = schedule_module(lookup(target)), lookup(target).dot
-    of_intrinsic = both(schedules._DIRECT.intrinsic, target)
-    blocking = schedules._BLOCKING
+    schedules, dot = cpu_kernels(target), lookup(target).dot
+    of_intrinsic = both(schedules.direct.intrinsic, target)
+    blocking = schedules.winograd
     if blocking.instructions is None:
         return of_intrinsic
     a = tirx.decl_buffer((dot.reduce,), dot.activation_dtype, "a")

@@ -20,7 +20,7 @@ the same time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -28,11 +28,11 @@ import numpy as np
 from ..fastconv import Matrix
 from ..quantization.plan import LayerPlan
 from ..quantization.scheme import Scheme
+from ..schedules.kernels import kernels_of
 from ..target import TargetRecord
 from ..target.machine import Machine
 from ..topi.direct_workload import DirectWorkload
 from ..topi.workload import WinogradWorkload, Workload
-from ..transform.schedule_operators import schedule_module
 
 _FLOAT = 4  # bytes
 _MEGA = 1e6
@@ -192,7 +192,7 @@ def _direct_work(
     scheme: Scheme, shape: _Shape, record: TargetRecord, threads: int
 ) -> DirectWorkload:
     work = DirectWorkload(scheme, *shape, record.dot)
-    divided: DirectWorkload = schedule_module(record).direct_block(work, threads)
+    divided: DirectWorkload = kernels_of(record).divided(work, threads)
     return divided
 
 
@@ -201,7 +201,8 @@ def _winograd_work(
     scheme: Scheme, shape: _Shape, record: TargetRecord, threads: int
 ) -> WinogradWorkload:
     work = WinogradWorkload(scheme, *shape, record.dot)
-    return replace(work, block=schedule_module(record).tile_block(work, threads))
+    divided: WinogradWorkload = kernels_of(record).divided(work, threads)
+    return divided
 
 
 def _float(layer: LayerPlan, threads: int) -> Work:

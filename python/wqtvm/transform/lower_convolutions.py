@@ -11,7 +11,6 @@ FuseOps, which then see an operator that takes elementwise followers in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -22,13 +21,13 @@ from ..errors import NotEligibleError
 from ..frontend.names import bindings, layer_name, operator_name
 from ..quantization import Scheme, quantize_weights
 from ..quantization.plan import LayerPlan, Plan
+from ..schedules.kernels import kernels_of
 from ..target import TargetRecord
 from ..topi.direct import direct_conv2d
 from ..topi.direct_workload import DirectWorkload, pack_direct_weights
 from ..topi.winograd import winograd_conv2d
 from ..topi.workload import WinogradWorkload, pack_weights
 from .constants import array_of, is_tensor_constant, shape_of
-from .schedule_operators import schedule_module
 
 Progress = Callable[[str, int, int], None]
 
@@ -124,14 +123,12 @@ class _Lowering(PyExprMutator):
         """What one layer computes, in the sizes that the target's schedule wants."""
         images, channels, height, width = layer.input_shape
         shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
-        schedule = schedule_module(self.record)
-        if scheme.is_direct:
-            direct: DirectWorkload = schedule.direct_block(
-                DirectWorkload(scheme, *shape, self.record.dot), self.threads
-            )
-            return direct
-        tiled = WinogradWorkload(scheme, *shape, self.record.dot)
-        return replace(tiled, block=schedule.tile_block(tiled, self.threads))
+        kind = DirectWorkload if scheme.is_direct else WinogradWorkload
+        work = kind(scheme, *shape, self.record.dot)
+        divided: DirectWorkload | WinogradWorkload = kernels_of(self.record).divided(
+            work, self.threads
+        )
+        return divided
 
 
 def _check(layer: LayerPlan, call: relax.Call) -> None:

@@ -6,32 +6,20 @@ Ordering: after FuseTIR, which puts epilogues behind the operators; before
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-
 from tvm import ir, tirx
 
+from ..schedules.kernels import kernels_of
 from ..schedules.operators import operator_of
 from ..target import TargetRecord
 
 
-def schedule_module(record: TargetRecord) -> ModuleType:
-    """The module of ``wqtvm.schedules`` that has a target's schedules.
-
-    It has three functions: ``tile_block(work, threads)`` chooses the tile rows and columns that are
-    computed together, ``direct_block(work, threads)`` what is computed together of a direct
-    convolution, and ``schedule(function)`` schedules a function with a quantized operator.
-    """
-    return importlib.import_module(f"wqtvm.schedules.{record.schedule}")
-
-
 def schedule_operators(module: ir.IRModule, record: TargetRecord) -> ir.IRModule:
     """Schedule each function that holds a quantized operator."""
-    schedule = schedule_module(record).schedule
+    kernels = kernels_of(record)
     scheduled = module.clone()
     for name, function in module.functions_items():
         if isinstance(function, tirx.PrimFunc) and operator_of(function):
-            result = schedule(function).with_attr("tirx.is_scheduled", True)
+            result = kernels.schedule(function).with_attr("tirx.is_scheduled", True)
             scheduled.update_func(name, result.with_attrs(_kept_attributes(function)))
     return scheduled
 

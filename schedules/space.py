@@ -1,0 +1,40 @@
+"""What may be chosen about how a layer is computed: knobs, and the values that each may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Value = int | tuple[int, int]
+Point = Mapping[str, Value]
+"""A value for each knob."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The points that a schedule can be: all that are valid of the product of the knobs' values.
+
+    Attributes
+    ----------
+    knobs : values by name, in an order in which neighbours are alike.
+    default : the point that the schedule chooses by itself.
+    is_valid : whether values go together; of points that would be computed alike only one is valid.
+    """
+
+    knobs: Mapping[str, tuple[Value, ...]]
+    default: Point
+    is_valid: Callable[[Point], bool]
+
+    def contains(self, point: Point) -> bool:
+        """Whether a point has a value of each knob, and is valid."""
+        return (
+            point.keys() == self.knobs.keys()
+            and all(value in self.knobs[name] for name, value in point.items())
+            and self.is_valid(point)
+        )
+
+
+def with_default(values: set[Value] | set[int], default: Value) -> tuple[Value, ...]:
+    """The values of a knob, ascending, the default among them."""
+    found: set[Value] = {*values, default}
+    return tuple(sorted(found, key=lambda value: value if isinstance(value, tuple) else (value,)))
