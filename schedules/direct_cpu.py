@@ -100,45 +100,41 @@ class DirectBlocking:
         if point is None:
             return self.blocked(work, threads)
         fields: dict[str, Any] = dict(point)
-        sizes = {name: fields.pop(name) for name in ("block", "pixels", "vectors")}
-        return replace(work, **sizes, choices=tuple(fields.items()))
+        block, (pixels, vectors) = fields.pop("block"), fields.pop("registers")
+        return replace(
+            work, block=block, pixels=pixels, vectors=vectors, choices=tuple(fields.items())
+        )
 
     def space(self, work: DirectWorkload, threads: int) -> Space:
         """What may be chosen about a layer that so many threads compute."""
         chosen = self.blocked(work, threads)
         default: Point = {
             "block": chosen.block,
-            "pixels": chosen.pixels,
-            "vectors": chosen.vectors,
+            "registers": (chosen.pixels, chosen.vectors),
             "panels_first": 1,
             "fetch_weights": 1,
         }
         columns, rows = _divisions(work.out_width), _divisions(work.out_height)
         most = self.register_pixels_alone or self.register_pixels
-        accumulators = {
-            width: set(self._register_blocks(width, most)) | {(chosen.pixels, chosen.vectors)}
-            for width in columns
-        }
-        every = set().union(*accumulators.values())
+        registers = {width: set(self._register_blocks(width, most)) for width in columns}
         knobs: dict[str, tuple[Value, ...]] = {
-            "block": with_default(set(product(rows, columns)), chosen.block),
-            "pixels": with_default({pixels for pixels, _ in every}, chosen.pixels),
-            "vectors": with_default({vectors for _, vectors in every}, chosen.vectors),
+            "block": with_default(product(rows, columns), chosen.block),
+            "registers": with_default(set().union(*registers.values()), default["registers"]),
             "panels_first": (0, 1),
             "fetch_weights": (0, 1) if self.instructions is not None else (1,),
         }
 
         def is_valid(point: Point) -> bool:
-            if point == default:
-                return True
-            height, width = point["block"]  # type: ignore[misc]
+            fields: dict[str, Any] = dict(point)
+            (height, width), (pixels, vectors) = fields["block"], fields["registers"]
             return (
-                (point["pixels"], point["vectors"]) in accumulators[width]
-                and height * width % point["pixels"] == 0  # type: ignore[operator]
+                (pixels, vectors) in registers[width]
+                and pixels * vectors >= _LEAST_ACCUMULATORS
+                and height * width % pixels == 0
                 and (height == 1 or height * width <= _MOST_PIXELS * self.task_pixels)
             )
 
-        return Space(knobs, default, is_valid)
+        return Space(knobs, default, lambda point: point == default or is_valid(point))
 
     def blocked(self, work: DirectWorkload, threads: int) -> DirectWorkload:
         """Choose the outputs of a task, and the pixels and vectors of the accumulators.
@@ -211,6 +207,7 @@ _LARGE_GROUP = 256
 # In products: a load of a vector, and one that comes from L2. V and the sums share L1 with U.
 _LOAD, _LOAD_L2, _U_IN_L1 = 0.5, 1.5, 0.8
 _TASK_OVERHEAD_PIXELS, _ROW_OVERHEAD_PIXELS = 4.0, 0.25
+_LEAST_ACCUMULATORS = 4  # that may be chosen
 _MOST_PIXELS = 4  # of ``task_pixels``, what tasks of more than a row may have if chosen
 _LEAST_CHAINS = 10  # accumulators below which products wait for each other
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 Value = int | tuple[int, int]
 Point = Mapping[str, Value]
@@ -25,6 +27,16 @@ class Space:
     default: Point
     is_valid: Callable[[Point], bool]
 
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """All points, the default one first."""
+        every = (
+            dict(zip(self.knobs, values, strict=True))
+            for values in itertools.product(*self.knobs.values())
+        )
+        valid = [point for point in every if point != self.default and self.is_valid(point)]
+        return (self.default, *valid)
+
     def contains(self, point: Point) -> bool:
         """Whether a point has a value of each knob, and is valid."""
         return (
@@ -34,7 +46,7 @@ class Space:
         )
 
 
-def with_default(values: set[Value] | set[int], default: Value) -> tuple[Value, ...]:
+def with_default(values: Iterable[Value], default: Value) -> tuple[Value, ...]:
     """The values of a knob, ascending, the default among them."""
     found: set[Value] = {*values, default}
     return tuple(sorted(found, key=lambda value: value if isinstance(value, tuple) else (value,)))

@@ -115,64 +115,51 @@ class CpuBlocking:
         """The workload in the blocks of a point of its space, of the default one if None."""
         if point is None:
             return replace(work, block=self.tile_block(work, threads))
-        fields = {name: value for name, value in point.items() if name != "block"}
-        return replace(work, block=point["block"], choices=tuple(fields.items()))
+        fields: dict[str, Any] = dict(point)
+        return replace(work, block=fields.pop("block"), choices=_choices(fields))
 
     def space(self, work: WinogradWorkload, threads: int) -> Space:
         """What may be chosen about a layer that so many threads compute.
 
-        ``register_tiles`` and ``register_vectors`` are what an accumulator block has, not the most.
+        ``registers`` are the tiles and vectors that an accumulator block has, not the most.
         """
-        precision, group = work.scheme.precision, work.out_group_size
-        block = self.tile_block(work, threads)
-        vectors = self.vectors(self.panel(precision, work.packed_channels, group))
-        whole = (work.tile_rows, work.tile_columns)
-        alone = work.batch == 1 and block == whole
+        precision, channels = work.scheme.precision, work.packed_channels
+        block, whole = self.tile_block(work, threads), (work.tile_rows, work.tile_columns)
+        blocks = product(_divisions(work.tile_rows), _divisions(work.tile_columns))
+        vectors = self.vectors(self.panel(precision, channels, work.out_group_size))
+        written, is_hadamard = self.instructions is not None, precision == "hadamard"
         default: Point = {
             "block": block,
-            "register_tiles": math.prod(self.rows(block)),
-            "register_vectors": vectors,
+            "registers": (math.prod(self.rows(block)), vectors),
             "panel_blocks": 1,
-            "by_panels": int(alone),
+            "by_panels": int(work.batch == 1 and block == whole),
             "fetch_weights": 1,
             "fetch_tiles": 1,
         }
-        registers = {(default["register_tiles"], vectors), *_REGISTERS[self.lanes]}
-        if self.tiles is not None:
-            registers = {(default["register_tiles"], vectors), *product((8, 16, 32), (1, 2))}
-        written = self.instructions is not None
+        registers = product((8, 16, 32), (1, 2)) if self.tiles else _REGISTERS[self.lanes]
         knobs: dict[str, tuple[Value, ...]] = {
-            "block": with_default(set(product(*map(_divisions, whole))), block),
-            "register_tiles": tuple(sorted({tiles for tiles, _ in registers})),
-            "register_vectors": tuple(sorted({count for _, count in registers})),
-            "panel_blocks": (1, 2, 4) if precision == "hadamard" else (1,),
+            "block": with_default(blocks, block),
+            "registers": with_default(registers, default["registers"]),
+            "panel_blocks": (1, 2, 4) if is_hadamard else (1,),
             "by_panels": (0, 1) if threads > 1 else (default["by_panels"],),
             "fetch_weights": (0, 1) if written and self.tiles is None else (1,),
-            "fetch_tiles": (0, 1) if written and precision == "hadamard" else (1,),
+            "fetch_tiles": (0, 1) if written and is_hadamard else (1,),
         }
 
         def is_valid(point: Point) -> bool:
-            if point == default:
-                return True
-            asked = self.chosen({n: v for n, v in point.items() if n != "block"})
-            rows, columns = point["block"]  # type: ignore[misc]
-            if (point["register_tiles"], point["register_vectors"]) not in registers:
-                return False
-            if asked.vectors(work.packed_channels) != asked.register_vectors:
-                return False
-            if math.prod(asked.rows((rows, columns))) != asked.register_tiles:
-                return False
-            panel = asked.vectors(work.packed_channels) * self.dot_lanes * asked.panel_blocks
-            if precision == "hadamard" and work.packed_channels % panel:
-                return False
-            if asked.vectors(asked.panel(precision, work.packed_channels, group)) != (
-                asked.register_vectors
-            ):
-                return False
-            bytes_of_block = rows * columns * self._bytes_a_tile(work, panel)
-            return bytes_of_block <= (_MOST_SHARED if asked.by_panels else _MOST) * self.l2_bytes
+            fields: dict[str, Any] = dict(point)
+            block = fields.pop("block")
+            asked = self.chosen(dict(_choices(fields)))
+            panel = asked.panel(precision, channels, work.out_group_size)
+            most = _MOST_SHARED if asked.by_panels else _MOST
+            return (
+                channels % panel == 0
+                and (asked.vectors(channels), asked.vectors(panel)) == (asked.register_vectors,) * 2
+                and math.prod(asked.rows(block)) == asked.register_tiles
+                and math.prod(block) * self._bytes_a_tile(work, panel) <= most * self.l2_bytes
+            )
 
-        return Space(knobs, default, is_valid)
+        return Space(knobs, default, lambda point: point == default or is_valid(point))
 
     def _bytes_a_tile(self, work: WinogradWorkload, panel: int) -> int:
         """What V and M of a tile take, of a panel's output channels."""
@@ -228,6 +215,12 @@ _REGISTERS = {
 }  # fmt: skip
 # Of ``l2_bytes``, what V and M of a block may occupy, and where all threads share the block.
 _MOST, _MOST_SHARED = 2, 16
+
+
+def _choices(fields: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+    """What a point has besides a block, by the names of the fields that it chooses."""
+    tiles, vectors = fields.pop("registers")
+    return ("register_tiles", tiles), ("register_vectors", vectors), *fields.items()
 
 
 def _divisions(count: int) -> list[int]:

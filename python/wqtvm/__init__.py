@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .report import accuracy_report
     from .runtime.artefact import load
     from .runtime.model import CompiledModel
+    from .tuning.session import tune
 
 _LAZY = {
     "CompiledModel": "runtime.model",
@@ -34,6 +35,7 @@ _LAZY = {
     "compile": "build",
     "learn_scales": "learning.learn",
     "load": "runtime.artefact",
+    "tune": "tuning.session",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "load",
     "register",
     "set_num_threads",
+    "tune",
 ]
 
 

@@ -27,6 +27,7 @@ from .errors import WqtvmError
 from .fastconv.command import points_command
 from .learning.command import learn_scales_command
 from .options import common, configuration, network
+from .tuning.command import tune_command
 from .versions import ABSENT, version
 
 if TYPE_CHECKING:
@@ -371,6 +372,7 @@ def demo(
 
 commands.add_command(learn_scales_command)
 commands.add_command(points_command)
+commands.add_command(tune_command)
 
 
 def _complain(what: str, message: str) -> None:

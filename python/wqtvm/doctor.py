@@ -119,7 +119,7 @@ def examine() -> Diagnosis:
     return Diagnosis(
         machine=platform.machine(),
         operating_system=f"{platform.system()} {platform.release()}",
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         features=features,
         amx=ask(_amx, "unknown"),
         cpus=usable_cpus(),
@@ -206,7 +206,8 @@ def _tools() -> dict[str, str]:
     return tools
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What this machine's CPU calls itself."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:

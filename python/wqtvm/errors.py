@@ -74,6 +74,14 @@ class AlreadyExistsError(WqtvmError):
     """The output is there already, and overwriting was not asked for."""
 
 
+class TuningError(WqtvmError):
+    """A layer cannot be tuned: its default kernel does not build, run, or compute the reference."""
+
+
+class TuningDatabaseError(WqtvmError):
+    """A tuning database cannot be read or written, or is none."""
+
+
 class ArtefactError(WqtvmError):
     """Base class of what can be wrong with an artefact folder."""
 

@@ -181,9 +181,13 @@ def work_of(
     scheme = layer.scheme()
     images, channels, height, width = layer.input_shape
     shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
-    if scheme.is_direct:
-        return _direct(_direct_work(scheme, shape, record, divided), threads)
-    return _winograd(_winograd_work(scheme, shape, record, divided), threads)
+    divide = _direct_work if scheme.is_direct else _winograd_work
+    return counted(divide(scheme, shape, record, divided), threads)
+
+
+def counted(work: DirectWorkload | WinogradWorkload, threads: int) -> Work:
+    """Count what the busiest of so many threads does for a workload that is divided."""
+    return _direct(work, threads) if isinstance(work, DirectWorkload) else _winograd(work, threads)
 
 
 # As they are lowered. Networks have many layers of one shape, and schedules compare many blocks.
@@ -248,9 +252,10 @@ def _winograd(work: WinogradWorkload, threads: int) -> Work:
     scheme, counts = work.scheme, _counts(work.scheme)
     _, rows, columns = work.tile_shape
     tasks = work.batch * (rows // work.block[0]) * (columns // work.block[1])
-    # A block that is alone is divided by vectors of output channels, and reads its weights once.
-    alone = tasks == 1
-    share = _busiest(work.packed_channels // work.dot.lanes if alone else tasks, threads)
+    # A block that threads share, such as one that is alone, is divided by vectors of output
+    # channels: each thread reads its part of the weights once a block.
+    is_shared = dict(work.choices).get("by_panels", tasks == 1)
+    share = _busiest(work.packed_channels // work.dot.lanes if is_shared else tasks, threads)
     tiles, taps = share * work.batch * rows * columns, math.prod(scheme.products)
     inputs, outputs = work.groups * work.group_size, work.packed_channels
     weights = math.prod(work.packed_shape) * _bytes(work.dot.weight_dtype)

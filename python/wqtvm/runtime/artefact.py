@@ -98,7 +98,7 @@ def export(model: CompiledModel, path: str | Path, *, overwrite: bool = False) -
     """
     check_destination(path, overwrite)
     path = _absolute(path)
-    compiler = _linker(model.target)
+    compiler = linker(model.target)
     if not hasattr(model.executable, "jit"):
         raise ConfigError(
             f"{path}: this network was itself loaded from an artefact; copy that folder"
@@ -184,7 +184,7 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-def _linker(target: TargetRecord) -> str:
+def linker(target: TargetRecord) -> str:
     """Return the program that links a library for the target."""
     if _machine(target) == platform.machine():
         names = (os.environ["CXX"],) if os.environ.get("CXX") else _COMPILERS

@@ -1,0 +1,1 @@
+"""Auto-tuning: TVM's MetaSchedule searches the spaces of our schedules; see ``session.tune``."""

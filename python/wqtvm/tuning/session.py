@@ -1,0 +1,387 @@
+"""A tuning session: the default kernels, TVM's search, and a race of the best of each layer.
+
+1. The default kernel of each layer is built, compared with the numpy reference, and timed: what
+   all candidates are compared with, and a point of the space like others.
+2. MetaSchedule searches, until the trials or the minutes are used up, or Ctrl-C. Candidates known
+   from earlier sessions are not run again, but count for the search.
+3. The fastest few of each layer take turns with the default kernel. The winner is added to the
+   database only if it is faster by more than noise, or else the default itself, as the winner.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import signal
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ..errors import ConfigError, TuningError
+from ..quantization.plan import LayerPlan, Plan
+from ..schedules.space import Point
+from ..target import TargetRecord, lookup, usable_cpus
+from ..versions import versions
+from .journal import Journal, Trial
+from .task import Task, tasks_of
+from .workers import Remote, now
+
+_A_ROUND = 16  # candidates of a layer that are built and run before the ranking learns
+_FINALISTS = 4  # that take turns with the default kernel
+_RACE_ROUNDS = 15
+_LEAST_GAIN = 1.01
+CANDIDATE_SECONDS = 60.0
+
+
+@dataclass
+class Standing:
+    """How it stands with a layer.
+
+    Attributes
+    ----------
+    task, count : the layer, and how many of the network are like it.
+    default_ms : milliseconds of the default kernel, in the last round of a race its median.
+    best_ms : of the fastest candidate so far; of the winner, when there is one.
+    trials, failed : candidates that were tried in all sessions, and those that failed.
+    winner : its point; None before the race.
+    gain : how many times faster the winner is than the default kernel, by medians of the race.
+    history : (trials of all layers, best milliseconds of this one) whenever it became better.
+    """
+
+    task: Task
+    count: int
+    default_ms: float = math.nan
+    best_ms: float = math.inf
+    trials: int = 0
+    failed: int = 0
+    winner: Point | None = None
+    gain: float = math.nan
+    history: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a session found.
+
+    Attributes
+    ----------
+    standings : of each layer.
+    trials : candidates that were run in this session.
+    seconds : that it took.
+    interrupted : whether Ctrl-C ended it.
+    database : the file that holds all of it.
+    """
+
+    standings: tuple[Standing, ...]
+    trials: int
+    seconds: float
+    interrupted: bool
+    database: Path
+
+    @property
+    def gain(self) -> float:
+        """The geometric mean of the layers' gains, each counted as often as it is there."""
+        logs = [
+            each.count * math.log(each.gain) for each in self.standings if each.gain == each.gain
+        ]
+        counts = sum(each.count for each in self.standings if each.gain == each.gain)
+        return math.exp(sum(logs) / counts) if counts else math.nan
+
+
+Watch = Callable[[Sequence[Standing], int, float], None]
+"""Called as watch(standings, trials done, seconds) whenever a candidate is done."""
+
+
+def tune(
+    plan: Plan | Sequence[LayerPlan],
+    *,
+    target: str | TargetRecord = "wq",
+    database: str | Path = "wqtvm-tuning.jsonl",
+    trials: int | None = None,
+    minutes: float | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    remote: Remote | None = None,
+    candidate_seconds: float = CANDIDATE_SECONDS,
+    watch: Watch | None = None,
+) -> Outcome:
+    """Search for the fastest kernels of a network's int8 layers, and keep them as records.
+
+    Parameters
+    ----------
+    plan : of a network, or some of its layers; ``CompiledModel.plan`` has it, of a loaded artefact,
+        too.
+    target : whose kernels; it has to run here, or where ``remote`` says.
+    database : the file that is added to; it is made if it is not there.
+    trials : candidates that may be run, all layers together, besides the default ones.
+    minutes : after which the search ends; the race of the best follows.
+    threads : that compute a layer; all usable CPUs if None. Records are for as many.
+    seed : of the search. What it finds also depends on the times that are measured.
+    remote : a device that TVM's RPC reaches.
+    candidate_seconds : after which a candidate that runs is ended.
+    watch : called as watch(standings, trials done, seconds).
+
+    Raises
+    ------
+    ConfigError
+        If neither trials nor minutes are given, or a number is below what it can be.
+    TuningError
+        If a layer's default kernel does not build or run, or computes something wrong.
+    TuningDatabaseError
+        If the database cannot be read or written.
+    """
+    if trials is None and minutes is None:
+        raise ConfigError("neither trials nor minutes are given; say how long the search may take")
+    for name, value, least in (("trials", trials, 1), ("threads", threads, 1)):
+        if value is not None and value < least:
+            raise ConfigError(f"{name} is {value}; give at least {least}")
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"minutes are {minutes}; give more than 0")
+    record = lookup(target)
+    layers = plan.layers if isinstance(plan, Plan) else plan
+    counted = tasks_of(layers, record, threads or usable_cpus())
+    if not counted:
+        raise ConfigError("no layer of the plan is computed in int8; there is nothing to tune")
+    session = _Session(
+        [Standing(task, count) for task, count in counted],
+        Journal(database),
+        trials,
+        minutes,
+        seed,
+        remote,
+        candidate_seconds,
+        watch or (lambda *_: None),
+    )
+    return session.run()
+
+
+class _Session:
+    def __init__(
+        self,
+        standings: list[Standing],
+        journal: Journal,
+        trials: int | None,
+        minutes: float | None,
+        seed: int,
+        remote: Remote | None,
+        candidate_seconds: float,
+        watch: Watch,
+    ) -> None:
+        from .measure import Bench
+
+        self.standings, self.journal, self.seed, self.watch = standings, journal, seed, watch
+        self.by_key = {each.task.key: each for each in standings}
+        self.limit = trials
+        self.started = time.monotonic()
+        self.deadline = math.inf if minutes is None else self.started + 60 * minutes
+        self.done = 0
+        self.interrupted = False
+        self.name = uuid.uuid4().hex[:12]
+        self.bench = Bench(standings[0].task.threads, candidate_seconds, remote)
+        self.remote = remote
+
+    def run(self) -> Outcome:
+        try:
+            with self._until_interrupted():
+                self._introduce()
+                for standing in self.standings:
+                    self._measure_default(standing)
+                if not self._is_over():
+                    self._search()
+                for standing in self.standings:
+                    self._race(standing)
+        finally:
+            self.bench.close()
+        return Outcome(
+            tuple(self.standings), self.done, self._seconds(), self.interrupted, self.journal.path
+        )
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def _is_over(self) -> bool:
+        used_up = self.limit is not None and self.done >= self.limit
+        return self.interrupted or used_up or time.monotonic() >= self.deadline
+
+    def _introduce(self) -> None:
+        from ..doctor import cpu_name
+
+        self.journal.add_session(
+            session=self.name,
+            when=now(),
+            cpu=cpu_name(),
+            host=platform.machine(),
+            remote=None if self.remote is None else self.remote.device,
+            versions=versions(),
+            command=" ".join(sys.argv),
+            seed=self.seed,
+        )
+
+    def _measure_default(self, standing: Standing) -> None:
+        """Also the digest that all others are compared with."""
+        task = standing.task
+        point = task.space.default
+        (path,) = self.bench.build([(task, point)])
+        if isinstance(path, Exception):
+            raise TuningError(
+                f"layer {task.name}: its default kernel cannot be built: {path}"
+            ) from path
+        try:
+            measured = self.bench.measure(task, point, path)
+        except Exception as error:
+            raise TuningError(f"layer {task.name}: its default kernel fails: {error}") from error
+        finally:
+            self.bench.remove([path])
+        standing.default_ms = min(measured.ms)
+        if self.journal.trial(task.key, point) is None:
+            self._add(task, point, measured.ms, "")
+        for trial in self.journal.trials(task.key):
+            self._count(standing, trial)
+        standing.best_ms = min(standing.best_ms, standing.default_ms)
+        standing.history.append((0, standing.best_ms))
+        self.watch(self.standings, self.done, self._seconds())
+
+    def _add(self, task: Task, point: Point, ms: Sequence[float], error: str) -> Trial:
+        # Others use the machine, too: the least is what disturbed it least.
+        trial = Trial(point, min(ms) if ms else None, error)
+        self.journal.add_trial(
+            task.key, trial, runs=[round(each, 5) for each in ms], session=self.name, when=now()
+        )
+        return trial
+
+    def _count(self, standing: Standing, trial: Trial) -> None:
+        standing.trials += 1
+        if trial.ms is None:
+            standing.failed += 1
+        elif trial.ms < standing.best_ms:
+            standing.best_ms = trial.ms
+            standing.history.append((self.done, trial.ms))
+
+    def _search(self) -> None:
+        from tvm.s_tir import meta_schedule as ms
+
+        from . import search
+        from .measure import Builder, Runner
+
+        # A layer of which nothing can be chosen has nothing to search for.
+        free = [each for each in self.standings if len(each.task.space.points) > 1]
+        if not free:
+            return
+        tasks = {each.task.key: each.task for each in free}
+        contexts = [search.context_of(each.task, self.seed) for each in free]
+        builder = Builder(self.bench, tasks, self._is_known, self._go_on)
+        runner = Runner(builder.built, self._run)
+        model = search.cost_model_of(tasks)
+        for context, each in zip(contexts, free, strict=True):
+            search.learn_from(model, context, each.task, self.journal)
+        try:
+            ms.tune_tasks(
+                tasks=contexts,
+                task_weights=[float(each.count) for each in free],
+                work_dir="",
+                max_trials_global=10**9 if self.limit is None else self.limit,
+                num_trials_per_iter=_A_ROUND,
+                builder=builder,
+                runner=runner,
+                database=search.Database(self.journal, tasks),
+                cost_model=model,
+                measure_callbacks=[ms.measure_callback.UpdateCostModel()],
+                task_scheduler=ms.TaskScheduler.create("gradient", seed=self.seed + 1),
+            )
+        except Exception:
+            if not self._is_over():
+                raise
+
+    def _go_on(self) -> None:
+        """Before candidates are built: end the search if it is over."""
+        if self._is_over():
+            raise InterruptedError("the search is over")
+
+    def _is_known(self, task: Task, point: Point) -> bool:
+        return self.journal.trial(task.key, point) is not None
+
+    def _run(self, task: Task, point: Point, path: str) -> Any:
+        """What MetaSchedule asks of its runner: the seconds of a candidate, or what is wrong."""
+        from tvm.s_tir.meta_schedule.runner import RunnerResult
+
+        trial = self.journal.trial(task.key, point)
+        if trial is None:
+            if self._is_over():
+                self.bench.remove([path])
+                return RunnerResult(None, "the search is over")
+            try:
+                found, error = self.bench.measure(task, point, path).ms, ""
+            except Exception as problem:
+                found, error = (), f"{type(problem).__name__}: {problem}"
+            finally:
+                self.bench.remove([path])
+            trial = self._add(task, point, found, error)
+            self.done += 1
+            standing = self.by_key[task.key]
+            self._count(standing, trial)
+            self.watch(self.standings, self.done, self._seconds())
+        if trial.ms is None:
+            return RunnerResult(None, trial.error)
+        return RunnerResult([trial.ms / 1e3], None)
+
+    def _race(self, standing: Standing) -> None:
+        """Let the fastest take turns with the default kernel, and keep the winner."""
+        task = standing.task
+        known = [t for t in self.journal.trials(task.key) if t.ms is not None]
+        points = [t.point for t in sorted(known, key=lambda t: t.ms or math.inf)]
+        points = [p for p in points if p != task.space.default and task.space.contains(p)]
+        wanted = [task.space.default, *points[:_FINALISTS]]
+        paths = self.bench.build([(task, point) for point in wanted])
+        finalists = [(p, path) for p, path in zip(wanted, paths, strict=True)
+                     if isinstance(path, str)]  # fmt: skip
+        right = []
+        for point, path in finalists:
+            # They were right when they were measured, perhaps by another version.
+            try:
+                self.bench.measure(task, point, path)
+                right.append((point, path))
+            except ArithmeticError:
+                standing.failed += 1
+        runs = self.bench.race(task, right, _RACE_ROUNDS)
+        self.bench.remove(path for _, path in finalists)
+        # Rounds are compared with themselves: what disturbs a round disturbs all of it.
+        gains = [
+            statistics.median(d / ms for d, ms in zip(runs[0], each, strict=True)) for each in runs
+        ]
+        best = max(range(len(gains)), key=lambda i: gains[i])
+        if gains[best] < _LEAST_GAIN:
+            best = 0
+        standing.winner, standing.gain = right[best][0], gains[best]
+        standing.default_ms = statistics.median(runs[0])
+        standing.best_ms = standing.default_ms / gains[best]
+        self.journal.add_winner(
+            task.key, right[best][0], standing.best_ms, standing.default_ms,
+            rounds=_RACE_ROUNDS, trials=standing.trials, session=self.name, when=now(),
+        )  # fmt: skip
+        self.watch(self.standings, self.done, self._seconds())
+
+    @contextmanager
+    def _until_interrupted(self) -> Iterator[None]:
+        """The first Ctrl-C ends the search, the second one all; neither loses a record."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        try:
+            before = signal.signal(signal.SIGINT, stop)
+        except ValueError:  # not the main thread
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

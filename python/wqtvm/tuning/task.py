@@ -1,0 +1,112 @@
+"""What is tuned: a layer by one algorithm, on one target, by so many threads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tvm import tirx
+
+from ..quantization.plan import LayerPlan
+from ..schedules.kernels import Kernels, kernels_of
+from ..schedules.space import Point, Space
+from ..schedules.tuned import Work, key_of
+from ..target import TargetRecord
+from ..topi.direct import direct_conv2d
+from ..topi.direct_workload import DirectWorkload
+from ..topi.winograd import winograd_conv2d
+from ..topi.workload import WinogradWorkload
+
+
+@dataclass(frozen=True)
+class Task:
+    """One layer to tune.
+
+    Attributes
+    ----------
+    work : the layer, not divided yet.
+    record : of the target.
+    threads : that compute it.
+    """
+
+    work: Work
+    record: TargetRecord
+    threads: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not what is cached: a space's points may be many, and it has functions.
+        return Task, (self.work, self.record, self.threads)
+
+    @cached_property
+    def key(self) -> str:
+        """What its records are found by."""
+        return key_of(self.work, self.record, self.threads)
+
+    @cached_property
+    def space(self) -> Space:
+        """What may be chosen."""
+        return self._kernels.space(self.work, self.threads)
+
+    @property
+    def _kernels(self) -> Kernels:
+        return kernels_of(self.record)
+
+    @property
+    def name(self) -> str:
+        """For people: "F(4,3) g64 320->320@64x64"."""
+        work, scheme = self.work, self.work.scheme
+        is_direct = isinstance(work, DirectWorkload)
+        words = ["direct" if is_direct else scheme.name]
+        if scheme.precision == "full":
+            words.append("full")
+        words.append(f"g{scheme.group_size}" if scheme.group_size else "one group")
+        if is_direct and scheme.kernel != 3:
+            words.append(f"{scheme.kernel}x{scheme.kernel}")
+        if isinstance(work, DirectWorkload) and work.stride != 1:
+            words.append(f"stride {work.stride}")
+        channels = f"{work.in_channels}->{work.out_channels}"
+        batch = f" x{work.batch}" if work.batch != 1 else ""
+        return f"{' '.join(words)} {channels}@{work.height}x{work.width}{batch}"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the direct convolution."""
+        work = self.work
+        outputs = work.batch * work.out_height * work.out_width * work.out_channels
+        return outputs * work.in_channels * work.scheme.kernel**2
+
+    def divided(self, point: Point) -> Work:
+        """The workload in the sizes of a point."""
+        divided: Work = self._kernels.divided(self.work, self.threads, point)
+        return divided
+
+    def scheduled(self, point: Point) -> tirx.PrimFunc:
+        """The kernel at a point: a function ``main`` of the input, the weights and the output."""
+        return self._kernels.schedule(definition_of(self.divided(point)))
+
+
+def definition_of(work: Work) -> tirx.PrimFunc:
+    """What a workload computes, without a schedule."""
+    return direct_conv2d(work) if isinstance(work, DirectWorkload) else winograd_conv2d(work)
+
+
+def work_of(layer: LayerPlan, record: TargetRecord) -> Work:
+    """The workload of an int8 layer of a plan."""
+    scheme = layer.scheme()
+    images, channels, height, width = layer.input_shape
+    shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
+    if scheme.is_direct:
+        return DirectWorkload(scheme, *shape, record.dot, stride=layer.stride[0])
+    return WinogradWorkload(scheme, *shape, record.dot)
+
+
+def tasks_of(
+    layers: Iterable[LayerPlan], record: TargetRecord, threads: int
+) -> list[tuple[Task, int]]:
+    """The tasks of int8 layers, each once, with the number of layers that it is of."""
+    works = [work_of(layer, record) for layer in layers if layer.algorithm != "float"]
+    counted: Counter[Work] = Counter(works)
+    return [(Task(work, record, threads), count) for work, count in counted.items()]

@@ -1,0 +1,246 @@
+"""What happens in processes of its own: building a candidate, running it, racing some of them.
+
+A candidate may crash or hang: its process is then ended, and the session goes on. Inputs and
+weights are random, one seed for all: what a kernel takes does not depend on them. Each result is
+compared, to the bit, with what the default kernel gives, and that with the numpy reference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..schedules.space import Point
+from .task import Task
+
+_SEED = 0
+_LEAST_MS = 8.0  # of a repetition
+_REPEATS = 5
+_CHECKED_MACS = 2 * 10**9  # more are compared with the reference on some output channels only
+_LANES = 16
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where candidates run, if not here.
+
+    Attributes
+    ----------
+    tracker : "host:port" of TVM's RPC tracker.
+    device : the name by which servers registered with it.
+    """
+
+    tracker: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Milliseconds of each repetition, and the SHA-256 of the result."""
+
+    ms: tuple[float, ...]
+    digest: str
+
+
+def build(task: Task, point: Point, path: str) -> None:
+    """Compile a candidate into a library."""
+    import tvm
+
+    from ..runtime.artefact import linker
+
+    library = tvm.compile(task.scheduled(point), target=task.record.tvm_target())
+    library.export_library(path, cc=linker(task.record))
+
+
+def measure(
+    task: Task, point: Point, path: str, wanted: str | None, remote: Remote | None
+) -> Measured:
+    """Run a candidate, compare its result, and take its time.
+
+    Parameters
+    ----------
+    wanted : the digest of the right result; if None, the numpy reference is computed.
+
+    Raises
+    ------
+    ArithmeticError
+        If the result is another.
+    """
+    with _Loaded(task, point, path, remote) as loaded:
+        result = loaded.result()
+        digest = hashlib.sha256(result.tobytes()).hexdigest()
+        if wanted is None:
+            _check(task, result)
+        elif digest != wanted:
+            raise ArithmeticError("its result is not the default kernel's")
+        evaluator = loaded.library.time_evaluator(
+            "main", loaded.device, number=1, repeat=_REPEATS, min_repeat_ms=int(_LEAST_MS)
+        )
+        seconds = evaluator(*loaded.arguments).results
+    return Measured(tuple(1e3 * float(s) for s in seconds), digest)
+
+
+def race(
+    task: Task, candidates: Sequence[tuple[Point, str]], rounds: int, remote: Remote | None
+) -> list[list[float]]:
+    """Milliseconds of some candidates that take turns, a list each; the first round is dropped."""
+    loaded = [_Loaded(task, point, path, remote) for point, path in candidates]
+    try:
+        evaluators = [
+            each.library.time_evaluator("main", each.device, number=1, repeat=1, min_repeat_ms=2)
+            for each in loaded
+        ]
+        found: list[list[float]] = [[] for _ in loaded]
+        for index in range(rounds + 1):
+            order = range(len(loaded)) if index % 2 else reversed(range(len(loaded)))
+            for i in order:
+                ms = 1e3 * float(evaluators[i](*loaded[i].arguments).mean)
+                if index:
+                    found[i].append(ms)
+        return found
+    finally:
+        for each in loaded:
+            each.close()
+
+
+class _Loaded:
+    """A library with its arguments, here or on a device."""
+
+    def __init__(self, task: Task, point: Point, path: str, remote: Remote | None) -> None:
+        import tvm
+
+        self.session = None
+        if remote is None:
+            _allow(task)
+            self.library = tvm.runtime.load_module(path)
+            self.device = tvm.device(_device_kind(task), 0)
+        else:
+            self.session = _request(remote)
+            self.session.upload(path)
+            self.library = self.session.load_module(Path(path).name)
+            self.device = self.session.device(_device_kind(task), 0)
+        arrays = _arguments(task, point)
+        work = task.work
+        shape = (work.batch, work.out_height, work.out_width, work.out_channels)
+        output = np.full(shape, np.nan, np.float32)
+        self.arguments = [tvm.runtime.tensor(a, self.device) for a in (*arrays, output)]
+
+    def __enter__(self) -> _Loaded:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what is elsewhere."""
+        self.arguments.clear()
+        if self.session is not None:
+            del self.library, self.device
+            self.session = None
+
+    def result(self) -> NDArray[np.float32]:
+        """Run it once."""
+        self.library["main"](*self.arguments)
+        result: NDArray[np.float32] = self.arguments[-1].numpy()
+        return result
+
+
+def _device_kind(task: Task) -> str:
+    return "cuda" if task.record.architecture == "cuda" else "cpu"
+
+
+def _allow(task: Task) -> None:
+    """Check that this machine has what the target needs, and ask for AMX where it does."""
+    from ..runtime import cpu
+
+    cpu.require(task.record)
+
+
+def _request(remote: Remote) -> Any:
+    from tvm import rpc
+
+    host, _, port = remote.tracker.rpartition(":")
+    tracker = rpc.connect_tracker(host, int(port))
+    return tracker.request(remote.device, session_timeout=600, max_retry=2)
+
+
+_DATA: dict[str, Any] = {}  # of the last task: candidates of one come one after the other
+
+
+def _data(task: Task) -> tuple[NDArray[np.float32], Any]:
+    """The input, and quantized weights."""
+    from ..quantization import QuantizedWeights
+
+    if task.key not in _DATA:
+        _DATA.clear()
+        work = task.work
+        rng = np.random.default_rng(_SEED)
+        x = rng.standard_normal(
+            (work.batch, work.height, work.width, work.in_channels), dtype=np.float32
+        )
+        taps, shape = work.scheme.products, (work.out_channels, work.groups)
+        size = work.scheme.channels_per_group(work.in_channels)
+        u = rng.integers(-127, 128, (*taps, *shape, size), dtype=np.int8)
+        step = rng.uniform(0.5e-3, 1.5e-3, (*taps, *shape)).astype(np.float32)
+        if work.scheme.weight_steps == "filter":
+            step = np.broadcast_to(step[:1, :1], step.shape).copy()
+        _DATA[task.key] = x, QuantizedWeights(u, step, work.in_channels)
+    found: tuple[NDArray[np.float32], Any] = _DATA[task.key]
+    return found
+
+
+def _arguments(task: Task, point: Point) -> list[NDArray[Any]]:
+    from ..topi.direct_workload import DirectWorkload, pack_direct_weights
+    from ..topi.workload import pack_weights
+
+    x, weights = _data(task)
+    divided = task.divided(point)
+    pack: Any = pack_direct_weights if isinstance(divided, DirectWorkload) else pack_weights
+    packed = f"packed {divided.packed_shape}"
+    if packed not in _DATA:
+        _DATA[packed] = list(pack(weights, divided).values())
+    return [x, *_DATA[packed]]
+
+
+def _check(task: Task, result: NDArray[np.float32]) -> None:
+    """Compare a result with the numpy reference.
+
+    Raises
+    ------
+    ArithmeticError
+        If a bit differs: says of how many values.
+    """
+    from ..quantization import convolution_reference, direct_reference
+    from ..topi.direct_workload import DirectWorkload
+
+    x, weights = _data(task)
+    work = task.work
+    size = _LANES if work.scheme.precision == "hadamard" else work.scheme.group_size
+    channels = np.arange(work.out_channels)
+    if task.macs > _CHECKED_MACS and 0 < 2 * size < work.out_channels:
+        # Each is computed by itself, or with its group: the first, and the last whole one.
+        last = work.out_channels // size * size - size
+        channels = np.concatenate((channels[:size], channels[last : last + size]))
+    part = replace(weights, u=weights.u[:, :, channels], step=weights.step[:, :, channels])
+    if isinstance(work, DirectWorkload):
+        expected = direct_reference(x, part, work.scheme, work.padding, stride=work.stride).output
+    else:
+        expected = convolution_reference(x, part, work.scheme, work.padding).output
+    found = result[..., channels]
+    differ = np.count_nonzero(found.view(np.int32) != expected.view(np.int32))
+    if differ:
+        raise ArithmeticError(
+            f"its result differs from the reference in {differ} of {expected.size} values"
+        )
+
+
+def now() -> str:
+    """The time, as records have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
