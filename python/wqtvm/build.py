@@ -17,6 +17,7 @@ from .frontend import from_torch
 from .quantization.plan import Plan
 from .runtime.model import CompiledModel
 from .runtime.specs import check_inputs, is_torch
+from .schedules.tuned import Records, records_of
 from .target import TargetRecord, lookup, usable_cpus
 from .transform import pipeline
 from .transform.externalize_constants import externalize_constants
@@ -82,12 +83,13 @@ def compile(
     ------
     WqtvmError
         One of ``wqtvm.errors``: an unknown target, a model that cannot be imported, a pattern that
-        matches no layer.
+        matches no layer, records that are not there.
     """
     if not isinstance(config, WinogradConfig):
         raise ConfigError(f"config is a {type(config).__name__}; give a wqtvm.WinogradConfig")
     report = progress or _silent
     record = lookup(target)
+    tuned = records_of(record, config.records)
     report("import", 0, 1)
     imported = from_torch(model, example_inputs)
     report("import", 1, 1)
@@ -109,7 +111,7 @@ def compile(
         progress=report,
     )
     report("plan", 1, 1)
-    built = build_module(prepared, plan, record, report)
+    built = build_module(prepared, plan, record, report, tuned)
     return CompiledModel(
         built.executable,
         built.params,
@@ -124,11 +126,19 @@ def compile(
 
 
 def build_module(
-    prepared: ir.IRModule, plan: Plan, record: TargetRecord, progress: Progress | None = None
+    prepared: ir.IRModule,
+    plan: Plan,
+    record: TargetRecord,
+    progress: Progress | None = None,
+    records: Records | None = None,
 ) -> BuiltModule:
-    """Compile a prepared module (see ``transform.pipeline``) according to a plan."""
+    """Compile a prepared module (see ``transform.pipeline``) according to a plan.
+
+    Records are of tuned kernels; those that come with wqtvm if None.
+    """
     report = progress or _silent
-    lowered = pipeline.quantize(prepared, plan, record, usable_cpus(), report)
+    tuned = records_of(record) if records is None else records
+    lowered = pipeline.quantize(prepared, plan, record, usable_cpus(), report, tuned)
     report("build", 0, 3)
     lowered, params = externalize_constants(lowered)
     target = tvm.target.Target(record.config(num_cores=usable_cpus()))

@@ -64,6 +64,9 @@ class WinogradConfig:
         "multiplications".
     peaks : in "auto", the path of a file with the peaks of the machine whose time is predicted, by
         ``python -m benchmarks.peaks --json``; if None, those of one that is typical of the target.
+    records : which tuned kernels are used: "shipped" (those that come with wqtvm), "none" (all by
+        the schedules' own choice), or the path of a database that ``wqtvm tune`` wrote, before
+        shipped ones. In "auto" their measured times count instead of predicted ones.
     include, exclude : shell patterns over layer names; one that matches nothing is an error.
 
     Raises
@@ -85,6 +88,7 @@ class WinogradConfig:
     max_loss_db: float | None = None
     minimize: Minimize = "time"
     peaks: str | None = None
+    records: str = "shipped"
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -112,6 +116,10 @@ class WinogradConfig:
             raise ConfigError(
                 f"peaks is {self.peaks!r}, but algorithm is {self.algorithm!r}, which is used "
                 "whatever it costs; give algorithm 'auto', or no peaks"
+            )
+        if not (isinstance(self.records, str) and self.records):
+            raise ConfigError(
+                f"records is {self.records!r}; give 'shipped', 'none', or the path of a database"
             )
         size = self.group_size
         if type(size) is not int or not 0 <= size <= LARGEST_GROUP or size % 4:

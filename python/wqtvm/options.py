@@ -116,6 +116,10 @@ def network(command: Command) -> Command:
                 "--json FILE; by default those of a typical one.",
             ),
             click.option(
+                "--records", metavar="FILE", default=_DEFAULT.records, show_default=True,
+                help="Tuned kernels: a database of wqtvm tune, shipped ones, or none.",
+            ),
+            click.option(
                 "--include", multiple=True, metavar="PATTERN",
                 help="Quantize only layers of such names, like 'body.*'; may be repeated.",
             ),
@@ -154,6 +158,7 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         max_loss_db=options["max_loss_db"],
         minimize=options["minimize"],
         peaks=options["peaks"],
+        records=options["records"],
         include=options["include"] or _DEFAULT.include,
         exclude=options["exclude"],
     )

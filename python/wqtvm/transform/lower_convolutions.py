@@ -21,7 +21,7 @@ from ..errors import NotEligibleError
 from ..frontend.names import bindings, layer_name, operator_name
 from ..quantization import Scheme, quantize_weights
 from ..quantization.plan import LayerPlan, Plan
-from ..schedules.kernels import kernels_of
+from ..schedules.tuned import Records
 from ..target import TargetRecord
 from ..topi.direct import direct_conv2d
 from ..topi.direct_workload import DirectWorkload, pack_direct_weights
@@ -38,6 +38,7 @@ def lower_convolutions(
     record: TargetRecord,
     threads: int,
     progress: Progress | None = None,
+    records: Records | None = None,
 ) -> ir.IRModule:
     """Lower the planned convolutions of ``@main`` for a target.
 
@@ -45,6 +46,7 @@ def lower_convolutions(
     ----------
     threads : that the work of one layer is divided among.
     progress : called as progress("quantize", layers done, layers).
+    records : of tuned kernels; layers without one are divided by the schedule's own choice.
 
     Raises
     ------
@@ -66,7 +68,9 @@ def lower_convolutions(
             f"layer {min(missing)}: planned as {planned[min(missing)].algorithm}, but the network "
             "has no such convolution; make the plan from this network"
         )
-    lowering = _Lowering(module, calls, record, threads, progress or (lambda *_: None))
+    lowering = _Lowering(
+        module, calls, record, threads, progress or (lambda *_: None), records or Records()
+    )
     main = lowering.visit_expr(module["main"])
     lowering.builder_.update_func(module.get_global_var("main"), main)
     lowered: ir.IRModule = lowering.builder_.get()
@@ -82,12 +86,14 @@ class _Lowering(PyExprMutator):
         record: TargetRecord,
         threads: int,
         progress: Progress,
+        records: Records,
     ) -> None:
         super().__init__(module)
         self.calls = calls
         self.record = record
         self.threads = threads
         self.progress = progress
+        self.records = records
         self.done = 0
         self.functions: dict[object, ir.GlobalVar] = {}
 
@@ -124,11 +130,9 @@ class _Lowering(PyExprMutator):
         images, channels, height, width = layer.input_shape
         shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
         kind = DirectWorkload if scheme.is_direct else WinogradWorkload
-        work = kind(scheme, *shape, self.record.dot)
-        divided: DirectWorkload | WinogradWorkload = kernels_of(self.record).divided(
-            work, self.threads
+        return self.records.divided(
+            kind(scheme, *shape, self.record.dot), self.record, self.threads
         )
-        return divided
 
 
 def _check(layer: LayerPlan, call: relax.Call) -> None:

@@ -12,6 +12,7 @@ from tvm import ir, relax, target, transform
 
 from ..config import WinogradConfig
 from ..quantization.plan import Plan
+from ..schedules.tuned import Records, records_of
 from ..target import TargetRecord, record_of, usable_cpus
 from .balance_channels import balance_channels
 from .channels_last import channels_last
@@ -42,10 +43,11 @@ def quantize(
     record: TargetRecord,
     threads: int,
     progress: Progress | None = None,
+    records: Records | None = None,
 ) -> ir.IRModule:
     """Replace the convolutions that the plan quantizes by our operators."""
     calibrated = fold_channel_scales(correct_means(balance_channels(module, plan), plan))
-    return lower_convolutions(calibrated, plan, record, threads, progress)
+    return lower_convolutions(calibrated, plan, record, threads, progress, records)
 
 
 def optimize(module: ir.IRModule, record: TargetRecord) -> ir.IRModule:
@@ -89,6 +91,6 @@ def run_all(module: ir.IRModule) -> ir.IRModule:
     record = record_of(current)
     prepared = prepare(module)
     plan = plan_convolutions(prepared, WinogradConfig())
-    lowered = quantize(prepared, plan, record, usable_cpus())
+    lowered = quantize(prepared, plan, record, usable_cpus(), records=records_of(record))
     with current:
         return finish(evaluate_packing(optimize(lowered, record), {})[0])

@@ -29,7 +29,8 @@ What is known:
   wqtvm tune --export winners.jsonl
 On a device, by TVM's RPC:
   python -m tvm.exec.rpc_tracker --host 127.0.0.1 --port 9190
-  python -m tvm.exec.rpc_server --tracker 127.0.0.1:9190 --key board
+  python -m tvm.exec.rpc_server --host 127.0.0.1 --tracker 127.0.0.1:9190 \\
+        --key board
   wqtvm tune unet.wq --minutes 30 --tracker 127.0.0.1:9190 --device board
 """
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 from tvm.ir.utils import derived_object
 from tvm.s_tir.meta_schedule.builder import BuilderInput, BuilderResult, PyBuilder
@@ -78,9 +79,8 @@ class Bench:
             Whatever went wrong: TimeoutError if it took too long, ArithmeticError if its result
             is wrong.
         """
-        wanted = self.wanted.get(task.key)
-        arguments = (task, point, path, wanted, self.remote)
-        found: Measured = self._runner.call(workers.measure, *arguments, seconds=self.seconds)
+        arguments = (task, point, path, self.wanted.get(task.key), self.remote)
+        found: Measured = self._run(workers.measure, *arguments, seconds=self.seconds)
         self.wanted.setdefault(task.key, found.digest)
         return found
 
@@ -89,10 +89,20 @@ class Bench:
     ) -> list[list[float]]:
         """Run some candidates in turns: milliseconds of each round."""
         arguments = (task, candidates, rounds, self.remote)
-        found: list[list[float]] = self._runner.call(
-            workers.race, *arguments, seconds=self.seconds * len(candidates)
-        )
+        seconds = self.seconds * len(candidates)
+        found: list[list[float]] = self._run(workers.race, *arguments, seconds=seconds)
         return found
+
+    def _run(self, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
+        try:
+            return self._runner.call(function, *arguments, seconds=seconds)
+        except ArithmeticError:
+            raise
+        except Exception:
+            if self.remote is None:
+                raise
+        # The device may be gone, not the candidate wrong: once more, on what the tracker gives.
+        return self._runner.call(function, *arguments, seconds=seconds)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Remove libraries."""

@@ -118,4 +118,6 @@ def _serve(connection: Connection[Any, Any]) -> None:
 
 
 if __name__ == "__main__":
+    # TVM imports PyTorch where it is there: half of the time that a worker takes to start.
+    sys.modules["torch"] = None  # type: ignore[assignment]
     _serve(Connection(int(sys.argv[1])))

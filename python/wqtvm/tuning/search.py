@@ -19,19 +19,21 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import ir, s_tir
+from tvm import ir, s_tir, tirx
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
-from tvm.s_tir.meta_schedule.arg_info import ArgInfo
-from tvm.s_tir.meta_schedule.cost_model import XGBModel
+from tvm.s_tir.meta_schedule.cost_model import PyCostModel, XGBModel
 from tvm.s_tir.meta_schedule.database import PyDatabase, TuningRecord, Workload
 from tvm.s_tir.meta_schedule.feature_extractor import PyFeatureExtractor
 from tvm.s_tir.meta_schedule.mutator import PyMutator
+from tvm.s_tir.meta_schedule.runner import RunnerResult
+from tvm.s_tir.meta_schedule.search_strategy import MeasureCandidate
+from tvm.s_tir.stmt import SBlock, SBlockRealize
 
-from ..planning.cost import counted
+from ..planning.cost import Prediction, counted
 from ..schedules.space import Point, Space
 from .journal import Journal
-from .task import Task, definition_of
+from .task import Task
 
 logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.ERROR)
 
@@ -40,6 +42,7 @@ _CHOICE = "wq.point"
 _POPULATION, _GENERATIONS = 256, 3
 _NEIGHBOURS = 2  # values of a knob, on both sides, that a mutation mostly moves to
 _NEAR = 0.7
+_ENOUGH = 12  # candidates of a layer, on average, for XGBoost to learn from
 
 
 def context_of(task: Task, seed: int) -> ms.TuneContext:
@@ -68,8 +71,16 @@ def context_of(task: Task, seed: int) -> ms.TuneContext:
 
 
 def module_of(task: Task) -> ir.IRModule:
-    """The layer's definition, as it is before anything is chosen."""
-    return ir.IRModule({"main": definition_of(task.work).with_attr("wq.key", task.key)})
+    """What stands for a layer in the search, which copies and hashes it thousands of times a round.
+
+    One block that computes nothing: the layer itself is made by the builder.
+    """
+    cell = tirx.decl_buffer((1,), "float32", "cell")
+    store = tirx.BufferStore(cell, tirx.const(0.0, "float32"), [tirx.const(0, "int32")])
+    block = SBlock([], [], [], _BLOCK, store)
+    root = SBlock([], [], [], "root", SBlockRealize([], True, block))
+    function = tirx.PrimFunc([cell], SBlockRealize([], True, root))
+    return ir.IRModule({"main": function.with_attrs({"global_symbol": "main", "wq.key": task.key})})
 
 
 def sample(schedule: s_tir.Schedule, space: Space, decision: int | None = None) -> None:
@@ -80,6 +91,34 @@ def sample(schedule: s_tir.Schedule, space: Space, decision: int | None = None) 
         return
     chosen = schedule.sample_categorical(list(range(count)), [1 / count] * count, decision)
     schedule.annotate(schedule.get_sblock(_BLOCK), _CHOICE, chosen)
+
+
+class Chosen:
+    """Schedules of a module that choose given points."""
+
+    def __init__(self, module: ir.IRModule, space: Space) -> None:
+        self.module, self._numbers = module, Numbers(space)
+        schedule = s_tir.Schedule(module)
+        sample(schedule, space, 0)
+        self._trace = schedule.trace
+
+    def trace(self, point: Point) -> s_tir.schedule.Trace | None:
+        """The trace that chooses a point; None if it is none of the space."""
+        number = self._numbers.of(point)
+        if number is None:
+            return None
+        for instruction in self._trace.decisions:
+            return self._trace.with_decision(instruction, number, False)
+        return self._trace
+
+    def schedule(self, point: Point) -> s_tir.Schedule | None:
+        """The schedule that chooses a point; None if it is none of the space."""
+        trace = self.trace(point)
+        if trace is None:
+            return None
+        schedule = s_tir.Schedule(self.module)
+        trace.apply_to_schedule(schedule, False)
+        return schedule
 
 
 def chosen_of(schedule: s_tir.Schedule) -> int:
@@ -109,6 +148,17 @@ def without_cuda_intrinsics() -> Iterator[None]:
             del s_tir.tensor_intrin
 
 
+class Numbers:
+    """The numbers of a space's points."""
+
+    def __init__(self, space: Space) -> None:
+        self._numbers = {tuple(point.items()): i for i, point in enumerate(space.points)}
+
+    def of(self, point: Point) -> int | None:
+        """The number of a point; None if it is none of the space."""
+        return self._numbers.get(tuple(point.items()))
+
+
 @derived_object
 class Move(PyMutator):
     """Moves a point along one knob, mostly to a value nearby."""
@@ -117,7 +167,7 @@ class Move(PyMutator):
         super().__init__()
         self.space, self.seed = space, seed
         self.random = random.Random(seed)
-        self.numbers: dict[tuple[Any, ...], int] = {}
+        self.numbers = Numbers(space)
 
     def _initialize_with_tune_context(self, context: ms.TuneContext) -> None:
         """Nothing: the space is known."""
@@ -135,9 +185,6 @@ class Move(PyMutator):
 
     def moved(self, number: int) -> int | None:
         """The number of another point, which differs in one knob."""
-        if not self.numbers:
-            points = self.space.points
-            self.numbers = {tuple(point.values()): i for i, point in enumerate(points)}
         point = self.space.points[number]
         names = [name for name, values in self.space.knobs.items() if len(values) > 1]
         for name in self.random.sample(names, len(names)):
@@ -150,7 +197,7 @@ class Move(PyMutator):
                     found
                     for value in choices
                     if value != point[name]
-                    for found in [self.numbers.get(tuple({**point, name: value}.values()))]
+                    for found in [self.numbers.of({**point, name: value})]
                     if found is not None
                 ]
                 if others:
@@ -164,9 +211,7 @@ class Move(PyMutator):
 
 def features_of(task: Task, point: Point) -> list[float]:
     """What the ranking learns from: what is chosen, and what our cost model says about it."""
-    divided = task.divided(point)
-    parts = counted(divided, task.threads).time(task.record.machine)
-    work = task.work
+    parts, work = predicted(task, point), task.work
     found = [
         float(len(task.space.knobs)),
         *(math.log2(size) for size in (work.in_channels, work.out_channels, work.height)),
@@ -221,11 +266,50 @@ def key_of_module(module: ir.IRModule) -> str:
     return str(module["main"].attrs["wq.key"])
 
 
-def cost_model_of(tasks: Mapping[str, Task]) -> XGBModel:
-    """XGBoost's ranking, of all layers together."""
-    return XGBModel(
-        extractor=Features(tasks), num_warmup_samples=24, num_tuning_cores=1, verbose_eval=0
-    )
+@derived_object
+class Ranking(PyCostModel):
+    """Scores candidates: by our cost model, until enough is measured for XGBoost to learn from."""
+
+    def __init__(self, tasks: Mapping[str, Task]) -> None:
+        super().__init__()
+        self.tasks = tasks
+        self.learned = XGBModel(extractor=Features(tasks), num_tuning_cores=1, verbose_eval=0)
+
+    def load(self, path: str) -> None:
+        """Read what was learned."""
+        self.learned.load(path)
+
+    def save(self, path: str) -> None:
+        """Write what was learned."""
+        self.learned.save(path)
+
+    def update(self, context: ms.TuneContext, candidates: Any, results: Any) -> None:
+        """Learn from measurements."""
+        self.learned.update(context, candidates, results)
+
+    def predict(self, context: ms.TuneContext, candidates: Any) -> Any:
+        """Float64 (candidate): more is faster."""
+        if self.learned.data_size >= _ENOUGH * len(self.tasks):
+            return self.learned.predict(context, candidates)
+        task = self.tasks[key_of_module(context.mod)]
+        points = (task.space.points[chosen_of(each.sch)] for each in candidates)
+        return np.array([1 / predicted(task, point).ms for point in points])
+
+    def teach(self, context: ms.TuneContext, task: Task, journal: Journal) -> None:
+        """Learn what is known of a layer from earlier sessions."""
+        chosen = Chosen(context.mod, task.space)
+        candidates, results = [], []
+        for trial in journal.trials(task.key):
+            schedule = None if trial.ms is None else chosen.schedule(trial.point)
+            if schedule is not None and trial.ms is not None:
+                candidates.append(MeasureCandidate(schedule, []))
+                results.append(RunnerResult([trial.ms / 1e3], None))
+        self.update(context, candidates, results)
+
+
+def predicted(task: Task, point: Point) -> Prediction:
+    """The time of a point by our cost model."""
+    return counted(task.divided(point), task.threads).time(task.record.machine)
 
 
 @derived_object
@@ -236,6 +320,7 @@ class Database(PyDatabase):
         super().__init__()
         self.journal, self.tasks = journal, tasks
         self.workloads: dict[str, Workload] = {}
+        self.chosen: dict[str, Chosen] = {}
 
     def has_workload(self, mod: ir.IRModule) -> bool:
         """Whether a layer was asked for before."""
@@ -251,19 +336,15 @@ class Database(PyDatabase):
     def get_top_k(self, workload: Workload, top_k: int) -> list[TuningRecord]:
         """The fastest candidates of a layer."""
         task = self.tasks[key_of_module(workload.mod)]
-        numbers = {tuple(p.items()): i for i, p in enumerate(task.space.points)}
-        known = [
-            (trial.ms, numbers[tuple(trial.point.items())])
-            for trial in self.journal.trials(task.key)
-            if trial.ms is not None and tuple(trial.point.items()) in numbers
-        ]
-        return [self._record(workload, task, ms_, n) for ms_, n in sorted(known)[:top_k]]
-
-    def _record(self, workload: Workload, task: Task, found: float, number: int) -> TuningRecord:
-        schedule = s_tir.Schedule(workload.mod)
-        sample(schedule, task.space, number)
-        arguments = ArgInfo.from_entry_func(workload.mod, remove_preproc=True)
-        return TuningRecord(schedule.trace, workload, [found / 1e3], None, arguments)
+        chosen = self.chosen.setdefault(task.key, Chosen(workload.mod, task.space))
+        known = [(trial.ms, trial.point) for trial in self.journal.trials(task.key)
+                 if trial.ms is not None]  # fmt: skip
+        records: list[TuningRecord] = []
+        for found, point in sorted(known, key=lambda each: each[0]):
+            trace = chosen.trace(point)
+            if trace is not None and len(records) < top_k:
+                records.append(TuningRecord(trace, workload, [found / 1e3], None, []))
+        return records
 
     def get_all_tuning_records(self) -> list[TuningRecord]:
         """The fastest candidates of all layers."""
@@ -271,22 +352,3 @@ class Database(PyDatabase):
 
     def __len__(self) -> int:
         return sum(len(list(self.journal.trials(key))) for key in self.workloads)
-
-
-def learn_from(model: XGBModel, context: ms.TuneContext, task: Task, journal: Journal) -> None:
-    """Teach a ranking what is known of a layer already."""
-    from tvm.s_tir.meta_schedule.runner import RunnerResult
-    from tvm.s_tir.meta_schedule.search_strategy import MeasureCandidate
-
-    numbers = {tuple(p.items()): i for i, p in enumerate(task.space.points)}
-    candidates, results = [], []
-    for trial in journal.trials(task.key):
-        number = numbers.get(tuple(trial.point.items()))
-        if number is None or trial.ms is None:
-            continue
-        schedule = s_tir.Schedule(context.mod)
-        sample(schedule, task.space, number)
-        candidates.append(MeasureCandidate(schedule, []))
-        results.append(RunnerResult([trial.ms / 1e3], None))
-    if candidates:
-        model.update(context, candidates, results)

@@ -52,6 +52,7 @@ class Standing:
     trials, failed : candidates that were tried in all sessions, and those that failed.
     winner : its point; None before the race.
     gain : how many times faster the winner is than the default kernel, by medians of the race.
+    problem : why there was no race; empty if there was one.
     history : (trials of all layers, best milliseconds of this one) whenever it became better.
     """
 
@@ -63,6 +64,7 @@ class Standing:
     failed: int = 0
     winner: Point | None = None
     gain: float = math.nan
+    problem: str = ""
     history: list[tuple[int, float]] = field(default_factory=list)
 
 
@@ -196,7 +198,10 @@ class _Session:
                 if not self._is_over():
                     self._search()
                 for standing in self.standings:
-                    self._race(standing)
+                    try:
+                        self._race(standing)
+                    except Exception as error:
+                        standing.problem = f"no race: {type(error).__name__}: {error}"
         finally:
             self.bench.close()
         return Outcome(
@@ -278,15 +283,15 @@ class _Session:
         contexts = [search.context_of(each.task, self.seed) for each in free]
         builder = Builder(self.bench, tasks, self._is_known, self._go_on)
         runner = Runner(builder.built, self._run)
-        model = search.cost_model_of(tasks)
+        model = search.Ranking(tasks)
         for context, each in zip(contexts, free, strict=True):
-            search.learn_from(model, context, each.task, self.journal)
+            model.teach(context, each.task, self.journal)
         try:
             ms.tune_tasks(
                 tasks=contexts,
                 task_weights=[float(each.count) for each in free],
                 work_dir="",
-                max_trials_global=10**9 if self.limit is None else self.limit,
+                max_trials_global=10**9,  # known candidates do not count: we say when it is over
                 num_trials_per_iter=_A_ROUND,
                 builder=builder,
                 runner=runner,

@@ -121,6 +121,11 @@ def outcome_text(outcome: Outcome) -> str:
         f"Records are in {outcome.database}; use them by --records {outcome.database}, or "
         f'WinogradConfig(records="{outcome.database}").',
     ]
+    lines += [
+        f"layer {each.task.name}: {each.problem}; tune it again"
+        for each in outcome.standings
+        if each.problem
+    ]
     return "\n".join(lines)
 
 

@@ -21,8 +21,9 @@ from ..schedules.space import Point
 from .task import Task
 
 _SEED = 0
-_LEAST_MS = 8.0  # of a repetition
-_REPEATS = 5
+_LEAST_MS, _REPEATS = 8, 5  # milliseconds of a repetition
+_LEAST_RACE_MS = 2
+_SESSION_SECONDS = 600  # after which a server drops a session
 _CHECKED_MACS = 2 * 10**9  # more are compared with the reference on some output channels only
 _LANES = 16
 
@@ -73,102 +74,78 @@ def measure(
     ArithmeticError
         If the result is another.
     """
-    with _Loaded(task, point, path, remote) as loaded:
-        result = loaded.result()
-        digest = hashlib.sha256(result.tobytes()).hexdigest()
-        if wanted is None:
-            _check(task, result)
-        elif digest != wanted:
-            raise ArithmeticError("its result is not the default kernel's")
-        evaluator = loaded.library.time_evaluator(
-            "main", loaded.device, number=1, repeat=_REPEATS, min_repeat_ms=int(_LEAST_MS)
-        )
-        seconds = evaluator(*loaded.arguments).results
-    return Measured(tuple(1e3 * float(s) for s in seconds), digest)
+    session = _session(task, remote)
+    loaded = _Loaded(task, point, path, session)
+    result = loaded.result()
+    digest = hashlib.sha256(result.tobytes()).hexdigest()
+    if wanted is None:
+        _check(task, result)
+    elif digest != wanted:
+        raise ArithmeticError("its result is not the default kernel's")
+    seconds = loaded.seconds(_REPEATS, _LEAST_MS)
+    return Measured(tuple(1e3 * each for each in seconds), digest)
 
 
 def race(
     task: Task, candidates: Sequence[tuple[Point, str]], rounds: int, remote: Remote | None
 ) -> list[list[float]]:
     """Milliseconds of some candidates that take turns, a list each; the first round is dropped."""
-    loaded = [_Loaded(task, point, path, remote) for point, path in candidates]
-    try:
-        evaluators = [
-            each.library.time_evaluator("main", each.device, number=1, repeat=1, min_repeat_ms=2)
-            for each in loaded
-        ]
-        found: list[list[float]] = [[] for _ in loaded]
-        for index in range(rounds + 1):
-            order = range(len(loaded)) if index % 2 else reversed(range(len(loaded)))
-            for i in order:
-                ms = 1e3 * float(evaluators[i](*loaded[i].arguments).mean)
-                if index:
-                    found[i].append(ms)
-        return found
-    finally:
-        for each in loaded:
-            each.close()
+    session = _session(task, remote)
+    loaded = [_Loaded(task, point, path, session) for point, path in candidates]
+    found: list[list[float]] = [[] for _ in loaded]
+    for index in range(rounds + 1):
+        for i in range(len(loaded)) if index % 2 else reversed(range(len(loaded))):
+            (seconds,) = loaded[i].seconds(1, _LEAST_RACE_MS)
+            if index:
+                found[i].append(1e3 * seconds)
+    return found
 
 
 class _Loaded:
-    """A library with its arguments, here or on a device."""
+    """A library with its arguments, here or where an RPC session leads."""
 
-    def __init__(self, task: Task, point: Point, path: str, remote: Remote | None) -> None:
+    def __init__(self, task: Task, point: Point, path: str, session: Any) -> None:
         import tvm
 
-        self.session = None
-        if remote is None:
-            _allow(task)
-            self.library = tvm.runtime.load_module(path)
-            self.device = tvm.device(_device_kind(task), 0)
+        kind = "cuda" if task.record.architecture == "cuda" else "cpu"
+        if session is None:
+            self._library = tvm.runtime.load_module(path)
+            self._device = tvm.device(kind, 0)
         else:
-            self.session = _request(remote)
-            self.session.upload(path)
-            self.library = self.session.load_module(Path(path).name)
-            self.device = self.session.device(_device_kind(task), 0)
-        arrays = _arguments(task, point)
+            session.upload(path)
+            self._library = session.load_module(Path(path).name)
+            self._device = session.device(kind, 0)
         work = task.work
         shape = (work.batch, work.out_height, work.out_width, work.out_channels)
-        output = np.full(shape, np.nan, np.float32)
-        self.arguments = [tvm.runtime.tensor(a, self.device) for a in (*arrays, output)]
-
-    def __enter__(self) -> _Loaded:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give back what is elsewhere."""
-        self.arguments.clear()
-        if self.session is not None:
-            del self.library, self.device
-            self.session = None
+        arrays = (*_arguments(task, point), np.full(shape, np.nan, np.float32))
+        self._arguments = [tvm.runtime.tensor(array, self._device) for array in arrays]
 
     def result(self) -> NDArray[np.float32]:
         """Run it once."""
-        self.library["main"](*self.arguments)
-        result: NDArray[np.float32] = self.arguments[-1].numpy()
+        self._library["main"](*self._arguments)
+        result: NDArray[np.float32] = self._arguments[-1].numpy()
         return result
 
-
-def _device_kind(task: Task) -> str:
-    return "cuda" if task.record.architecture == "cuda" else "cpu"
-
-
-def _allow(task: Task) -> None:
-    """Check that this machine has what the target needs, and ask for AMX where it does."""
-    from ..runtime import cpu
-
-    cpu.require(task.record)
+    def seconds(self, repeats: int, least_ms: int) -> list[float]:
+        """The mean of each repetition, which takes at least so many milliseconds."""
+        evaluator = self._library.time_evaluator(
+            "main", self._device, number=1, repeat=repeats, min_repeat_ms=least_ms
+        )
+        return [float(each) for each in evaluator(*self._arguments).results]
 
 
-def _request(remote: Remote) -> Any:
+def _session(task: Task, remote: Remote | None) -> Any:
+    """A session on a device, or None for this machine, if it has what the target needs."""
+    if remote is None:
+        from ..runtime import cpu
+
+        cpu.require(task.record)  # asks for AMX, too
+        return None
     from tvm import rpc
 
     host, _, port = remote.tracker.rpartition(":")
     tracker = rpc.connect_tracker(host, int(port))
-    return tracker.request(remote.device, session_timeout=600, max_retry=2)
+    return tracker.request(remote.device, session_timeout=_SESSION_SECONDS, max_retry=1)
 
 
 _DATA: dict[str, Any] = {}  # of the last task: candidates of one come one after the other
