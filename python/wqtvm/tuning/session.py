@@ -33,7 +33,7 @@ from .journal import Journal, Trial
 from .task import Task, tasks_of
 from .workers import Remote, now
 
-_A_ROUND = 16  # candidates of a layer that are built and run before the ranking learns
+_A_ROUND = 8  # candidates of a layer that are built and run before the ranking learns
 _FINALISTS = 4  # that take turns with the default kernel
 _RACE_ROUNDS = 15
 _LEAST_GAIN = 1.01
