@@ -157,7 +157,7 @@ def predict(
 
     Parameters
     ----------
-    layer : a convolution of stride 1.
+    layer : a convolution as it is planned.
     record : of the target, whose schedule divides the layer.
     threads : among which its tasks are divided, unless the machine has cores of its own.
     machine : its peaks; the target's own if None.
@@ -182,16 +182,16 @@ def work_of(
     images, channels, height, width = layer.input_shape
     shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
     if scheme.is_direct:
-        return _direct(_direct_work(scheme, shape, record, divided), threads)
+        return _direct(_direct_work(scheme, shape, layer.stride[0], record, divided), threads)
     return _winograd(_winograd_work(scheme, shape, record, divided), threads)
 
 
 # As they are lowered. Networks have many layers of one shape, and schedules compare many blocks.
 @lru_cache(maxsize=4096)
 def _direct_work(
-    scheme: Scheme, shape: _Shape, record: TargetRecord, threads: int
+    scheme: Scheme, shape: _Shape, stride: int, record: TargetRecord, threads: int
 ) -> DirectWorkload:
-    work = DirectWorkload(scheme, *shape, record.dot)
+    work = DirectWorkload(scheme, *shape, record.dot, stride)
     divided: DirectWorkload = schedule_module(record).direct_block(work, threads)
     return divided
 

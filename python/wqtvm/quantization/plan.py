@@ -133,6 +133,7 @@ class LayerPlan:
                 "balance", "correction",
             )  # fmt: skip
             return
+        self._check_stride()
         self._one_of("precision", PRECISIONS)
         self._one_of("steps", STEPS)
         self._one_of("weight_steps", WEIGHT_STEPS)
@@ -238,6 +239,14 @@ class LayerPlan:
             None if square else columns,
             None if square else named_scales(name, columns),
         )
+
+    def _check_stride(self) -> None:
+        if self.algorithm != "direct" and self.stride != (1, 1):
+            self._refuse("stride", f"(1, 1) for algorithm {self.algorithm!r}, or 'direct'")
+        if self.stride[0] != self.stride[1]:
+            self._refuse("stride", "two equal numbers, or algorithm 'float'")
+        if self.stride != (1, 1) and self.precision != "hadamard":
+            self._refuse("precision", "'hadamard' where the stride is not (1, 1)")
 
     def _check_tile(self) -> None:
         edges = self.tile if isinstance(self.tile, tuple) else (self.tile,)
@@ -388,6 +397,8 @@ def algorithm_label(algorithm: str, tile: int | tuple[int, int] | None, taps: in
 
 def _row(layer: LayerPlan) -> tuple[str, ...]:
     kernel = f"{layer.weight_shape[2]}x{layer.weight_shape[3]}"
+    if layer.stride != (1, 1):
+        kernel += "/" + "x".join(str(step) for step in dict.fromkeys(layer.stride))
     reason = f"{layer.reason.value}: {layer.detail}" if layer.detail else layer.reason.value
     group = {None: "", 0: "whole"}.get(layer.group_size, str(layer.group_size))
     return (

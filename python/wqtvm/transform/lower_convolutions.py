@@ -10,7 +10,7 @@ FuseOps, which then see an operator that takes elementwise followers in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -114,6 +114,7 @@ class _Lowering(PyExprMutator):
             packed, define = pack_weights(quantized, work), partial(winograd_conv2d, work)
         if work not in self.functions:
             size = f"{work.in_channels}x{work.out_channels}_{work.height}x{work.width}"
+            size += f"_k{scheme.kernel}s{layer.stride[0]}"
             # Without a global symbol it is private: fusion may absorb it.
             function = define().without_attr("global_symbol")
             self.functions[work] = self.builder_.add_func(function, f"wq_{layer.algorithm}_{size}")
@@ -126,9 +127,8 @@ class _Lowering(PyExprMutator):
         shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
         schedule = schedule_module(self.record)
         if scheme.is_direct:
-            direct: DirectWorkload = schedule.direct_block(
-                DirectWorkload(scheme, *shape, self.record.dot), self.threads
-            )
+            work = DirectWorkload(scheme, *shape, self.record.dot, layer.stride[0])
+            direct: DirectWorkload = schedule.direct_block(work, self.threads)
             return direct
         tiled = WinogradWorkload(scheme, *shape, self.record.dot)
         return replace(tiled, block=schedule.tile_block(tiled, self.threads))
@@ -143,12 +143,29 @@ def _check(layer: LayerPlan, call: relax.Call) -> None:
     elif not is_tensor_constant(call.args[1]):
         problem = "its weights are computed at run time; plan it as float"
     else:
-        weight = shape_of(call.args[1])
-        found = (weight[3], weight[2], weight[0], weight[1])
-        if found != layer.weight_shape or any(int(s) != 1 for s in attrs.strides):
-            problem = (
-                f"weights are {found} with strides {[int(s) for s in attrs.strides]}, the plan "
-                f"says {layer.weight_shape} with stride 1; make the plan from this network"
-            )
+        problem = _difference(layer, call)
     if problem:
         raise NotEligibleError(f"layer {layer.name}: {problem}")
+
+
+def _difference(layer: LayerPlan, call: relax.Call) -> str | None:
+    """What a convolution has that its plan, or arithmetic in int8, does not allow."""
+    attrs, weight = call.attrs, shape_of(call.args[1])
+    for what, found, planned in (
+        ("weights", (weight[3], weight[2], weight[0], weight[1]), layer.weight_shape),
+        ("strides", _integers(attrs.strides), layer.stride),
+        ("padding", _integers(attrs.padding), layer.padding * 2),
+        ("dilation", _integers(attrs.dilation), layer.dilation),
+        ("groups", int(attrs.groups), layer.groups),
+    ):
+        if found != planned:
+            return f"{what} are {found}, the plan says {planned}; make the plan from this network"
+    if layer.groups != 1 or layer.dilation != (1, 1):
+        return "it is grouped or dilated; plan it as float"
+    if weight[0] != weight[1] or layer.padding[0] != layer.padding[1]:
+        return f"kernel or padding {layer.padding} has unequal edges; plan it as float"
+    return None
+
+
+def _integers(values: Sequence[object]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)  # type: ignore[call-overload]
