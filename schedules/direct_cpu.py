@@ -5,7 +5,8 @@ some rows of the output:
 
     for each row of the image, in parallel:
         for each group of channels: zeros around it, largest magnitude, step      -> V
-    for a panel of output channels, an image and a block of rows, in parallel:
+    for a panel of output channels, an image and a block of rows, in parallel (of a kernel of one
+    tap, whose U is small, for an image and a block of rows and a panel):
         for each group of channels:
             for some pixels:                            accumulators, in registers
                 for each tap: integer products, scaled and added
@@ -187,13 +188,30 @@ def _divide_output(
     block_row, row = sch.split(height, [None, block[0]])
     block_column, column = sch.split(width, [None, block[1]])
     panel, vector, lane = sch.split(channels, [None, vectors, blocking.dot_lanes])
-    sch.reorder(panel, image, block_row, block_column, row, column, vector, lane)
+    blocks = (image, block_row, block_column)
+    tasks = (*blocks, panel) if _panels_are_near(sch) else (panel, *blocks)
+    sch.reorder(*tasks, row, column, vector, lane)
     sch.vectorize(lane)
-    task = sch.fuse(panel, image, block_row, block_column)
+    task = sch.fuse(*tasks)
     sch.parallel(task)
     if blocking.instructions is not None:
         sch.annotate(task, TASKS, True)
     return task
+
+
+def _panels_are_near(sch: s_tir.Schedule) -> bool:
+    """Whether the panels of a block follow each other, not the blocks of a panel.
+
+    So what is larger, V or U, is read once from afar, and the other again from L2. With more than
+    one tap U is the larger one, or both are near, or there is much to do between.
+    """
+    reads = [region.source for region in sch.get(sch.get_sblock("products")).reads]
+    (v,) = (source for source in reads if source.name == "V")
+    (u,) = (source for source in reads if source.name not in ("V", "start"))
+    taps, size_u, size_v = (
+        math.prod(map(int, shape)) for shape in (u.ty.shape[2:4], u.ty.shape, v.ty.shape)
+    )
+    return taps == 1 and size_u < size_v
 
 
 def _schedule_sums(

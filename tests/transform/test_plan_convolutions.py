@@ -304,6 +304,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(option: str) -> None:
 
 
 def test_layers_get_learned_scales_of_their_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
     learned = learn_scales(network, winograd(2), iterations=10, per_layer=True)
     path = tmp_path / "layers.safetensors"

@@ -110,8 +110,10 @@ def candidates(
         choices += [("sfc", tile, points) for tile in _SFC_TILES]
     else:
         precisions = ("hadamard",)
+    # One tap's step is that of its filter, and is applied in fewer operations so.
+    finest = "filter" if layer.weight_shape[2] == 1 else "tap"
     wanted = [
-        (*choice, precision, group, "tap")
+        (*choice, precision, group, finest)
         for choice in choices
         for precision in precisions
         for group in _groups(layer, config)

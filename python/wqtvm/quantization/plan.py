@@ -185,6 +185,13 @@ class LayerPlan:
         )
 
     @property
+    def kernel_text(self) -> str:
+        """The weights' shape as tables show it, with the stride if there is one: "64x32x3x3/2"."""
+        stride = "x".join(str(step) for step in dict.fromkeys(self.stride))
+        shape = "x".join(map(str, self.weight_shape))
+        return shape if self.stride == (1, 1) else f"{shape}/{stride}"
+
+    @property
     def predicted_text(self) -> str:
         """The predicted milliseconds as tables show them, or nothing."""
         return "" if self.predicted_ms is None else f"{self.predicted_ms:.3g}"
@@ -396,15 +403,12 @@ def algorithm_label(algorithm: str, tile: int | tuple[int, int] | None, taps: in
 
 
 def _row(layer: LayerPlan) -> tuple[str, ...]:
-    kernel = f"{layer.weight_shape[2]}x{layer.weight_shape[3]}"
-    if layer.stride != (1, 1):
-        kernel += "/" + "x".join(str(step) for step in dict.fromkeys(layer.stride))
     reason = f"{layer.reason.value}: {layer.detail}" if layer.detail else layer.reason.value
     group = {None: "", 0: "whole"}.get(layer.group_size, str(layer.group_size))
     return (
         layer.name,
         "x".join(map(str, layer.input_shape)),
-        f"{layer.weight_shape[0]}x{layer.weight_shape[1]}x{kernel}",
+        layer.kernel_text,
         layer.label,
         " x ".join(" ".join(points) for points in (layer.points, layer.column_points) if points),
         layer.precision or "",

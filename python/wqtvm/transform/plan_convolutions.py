@@ -160,7 +160,8 @@ def _quantized(layer: LayerPlan, choice: _Choice, config: WinogradConfig) -> Lay
         group_size=config.group_size,
         scales=config.scales,
         steps=config.steps,
-        weight_steps=config.weight_steps,
+        # One tap's step is that of its filter, and is applied in fewer operations so.
+        weight_steps="filter" if layer.weight_shape[2] == 1 else config.weight_steps,
         s_b=scales.s_b if scales else None,
         s_g=scales.s_g if scales else None,
         column_points=choice.column_points,
