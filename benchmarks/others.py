@@ -11,6 +11,7 @@ times tell, their dB say no more than that nothing is wrong. The others are trai
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ CONFIGS = {
     "F(4,3), others direct": WinogradConfig(others="direct"),
     "direct": WinogradConfig(algorithm="direct"),
     "direct, one group": WinogradConfig(algorithm="direct", group_size=0, weight_steps="filter"),
+    "auto": WinogradConfig(algorithm="auto"),
 }
 TRAINED = ("waifu2x_cunet", "hed", "terrain_diffusion")
 NAMES = ("resnet18", "resnet50", *TRAINED)
@@ -75,22 +77,23 @@ def measure(
 def compare(name: str, rounds: int) -> None:
     """Print the table of one network."""
     model, inputs = load(name)
-    last = folded(model).to(memory_format=torch.channels_last)
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
     functions: dict[str, Callable[[], object]] = {"PyTorch float32": partial(last, *inputs)}
-    exact = np.asarray(last(*inputs))
     kinds = {}
     for label, config in CONFIGS.items():
         compiled = wqtvm.compile(model, tuple(inputs), config=config)
         functions[f"wqtvm {label}"] = partial(compiled, *inputs)
         kinds[f"wqtvm {label}"] = Counter(layer.algorithm for layer in compiled.plan.layers)
-    times, others = measure(functions, rounds)
+    with torch.inference_mode():
+        times, others = measure(functions, rounds)
+        results = {label: np.asarray(run()) for label, run in functions.items()}
     shapes = ", ".join("x".join(map(str, value.shape)) for value in inputs)
     print(f"\n{name}, {shapes}; others took {others:.1f} CPUs\n")
     print("| | ms | times wqtvm's float32 | SQNR against float, dB | layers |")
     print("|---|---:|---:|---:|---|")
-    for label, run in functions.items():
+    for label, result in results.items():
         ratio = times["wqtvm float32"] / times[label]
-        quality = sqnr_db(exact, np.asarray(run()))
+        quality = sqnr_db(results["PyTorch float32"], result)
         layers = ", ".join(f"{count} {kind}" for kind, count in kinds.get(label, Counter()).items())
         print(
             f"| {label} | {times[label]:.1f} | {ratio:.2f} | {quality:.1f} | {layers} |", flush=True
@@ -108,10 +111,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     wqtvm.set_num_threads(1)
-    with torch.inference_mode():
-        for name in NAMES:
-            if any(part in name for part in options.networks):
-                compare(name, options.rounds)
+    for name in NAMES:
+        if any(part in name for part in options.networks):
+            compare(name, options.rounds)
 
 
 if __name__ == "__main__":
