@@ -152,7 +152,7 @@ def planned(layer: Layer, config: WinogradConfig) -> LayerPlan:
         group_size=config.group_size,
         scales=config.scales,
         steps=config.steps,
-        weight_steps=config.weight_steps,
+        weight_steps="filter" if layer.kernel == 1 else config.weight_steps,
     )
 
 
