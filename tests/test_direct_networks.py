@@ -149,3 +149,31 @@ def test_the_report_and_calibration_know_them() -> None:
     assert both[1] > both[0] > 30
     report = plain.report([X])
     assert all(layer.local_db is not None and layer.local_db > 35 for layer in report.layers)
+
+
+class Diffusion(nn.Module):
+    """A layer to one channel, behind which stands what is computed of other inputs alone."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv2d(8, 1, kernel, padding=kernel // 2)
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+        mixed = noise * torch.cos(angle) - (self.convolution(x) + 1) * torch.sin(angle)
+        return torch.clamp(mixed, -2, 2)
+
+
+@pytest.mark.parametrize(("kernel", "algorithm"), [(1, "direct"), (3, "direct"), (3, "winograd")])
+def test_what_stands_behind_a_layer_may_be_computed_of_other_inputs(
+    kernel: int, algorithm: str
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    shapes = (1, 8, 12, 10), (1, 1, 12, 10), (1, 1, 1, 1)
+    inputs = tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    model = Diffusion(kernel).eval()
+    with torch.no_grad():
+        exact = model(*inputs).numpy()
+    compiled = wqtvm.compile(model, inputs, config=wqtvm.WinogradConfig(algorithm=algorithm))
+    assert compiled.plan.layers[0].algorithm == algorithm
+    assert sqnr_db(exact, compiled(*inputs).numpy()) > 25
