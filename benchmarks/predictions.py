@@ -133,8 +133,9 @@ def planned(layer: Layer, config: WinogradConfig) -> LayerPlan:
     base = {
         "name": layer.name,
         "input_shape": (layer.batch, layer.in_channels, layer.height, layer.width),
-        "weight_shape": (layer.out_channels, layer.in_channels, 3, 3),
-        "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1,
+        "weight_shape": (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel),
+        "stride": (layer.stride,) * 2, "padding": (layer.kernel // 2,) * 2, "dilation": (1, 1),
+        "groups": 1,
         "algorithm": config.algorithm, "reason": Reason.ELIGIBLE,
     }  # fmt: skip
     if config.algorithm == "float":
@@ -151,7 +152,7 @@ def planned(layer: Layer, config: WinogradConfig) -> LayerPlan:
         group_size=config.group_size,
         scales=config.scales,
         steps=config.steps,
-        weight_steps=config.weight_steps,
+        weight_steps="filter" if layer.kernel == 1 else config.weight_steps,
     )
 
 

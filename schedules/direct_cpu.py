@@ -5,7 +5,8 @@ some rows of the output:
 
     for each row of the image, in parallel:
         for each group of channels: zeros around it, largest magnitude, step      -> V
-    for a panel of output channels, an image and a block of rows, in parallel:
+    for a panel of output channels, an image and a block of rows, in parallel (of a kernel of one
+    tap, whose U is small, for an image and a block of rows and a panel):
         for each group of channels:
             for some pixels:                            accumulators, in registers
                 for each tap: integer products, scaled and added
@@ -111,7 +112,7 @@ class DirectBlocking:
         default: Point = {
             "block": chosen.block,
             "registers": (chosen.pixels, chosen.vectors),
-            "panels_first": 1,
+            "panels_first": dict(chosen.choices).get("panels_first", 1),
             "fetch_weights": 1,
         }
         columns, rows = _divisions(work.out_width), _divisions(work.out_height)
@@ -163,7 +164,8 @@ class DirectBlocking:
             time = math.ceil(tasks / threads) * (choice.block_pixels + overhead) * one
             return time, -choice.vectors  # of equals the one that reads V least often
 
-        return min(candidates, key=cost)
+        best = min(candidates, key=cost)
+        return replace(best, choices=(("panels_first", 0),)) if _panels_are_near(best) else best
 
     def _register_blocks(
         self, columns: int, register_pixels: tuple[int, ...]
@@ -196,6 +198,15 @@ class DirectBlocking:
         from_u = choice.vectors * (_LOAD if near else _LOAD_L2)
         loads = (_LOAD * choice.pixels + from_u + 2) / accumulators
         return (1 + loads) * max(1, _LEAST_CHAINS / accumulators)
+
+
+def _panels_are_near(work: DirectWorkload) -> bool:
+    """Whether the panels of a block follow each other, not the blocks of a panel.
+
+    So what is larger, V or U, is read once from afar, and the other again from L2. With more than
+    one tap U is the larger one, or both are near, or there is much to do between.
+    """
+    return work.scheme.kernel == 1 and math.prod(work.packed_shape) < math.prod(work.input_shape)
 
 
 def _divisions(width: int) -> list[int]:

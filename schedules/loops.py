@@ -17,7 +17,7 @@ _LARGEST_VECTOR = 64
 
 
 def inline_epilogue(sch: s_tir.Schedule, output: Any) -> Any:
-    """Move the elementwise operators behind a block into it."""
+    """Move the elementwise operators behind a block into it, and what they take from elsewhere."""
     consumers = sch.get_consumers(output)
     while consumers:
         inner = [block for block in consumers if sch.get_consumers(block)]
@@ -25,9 +25,16 @@ def inline_epilogue(sch: s_tir.Schedule, output: Any) -> Any:
             sch.compute_inline(block)
         if not inner:
             (last,) = consumers
+            while beside := [p for p in sch.get_producers(last) if not _same(sch, p, output)]:
+                for block in beside:
+                    sch.compute_inline(block)
             sch.reverse_compute_inline(last)
         consumers = sch.get_consumers(output)
     return output
+
+
+def _same(sch: s_tir.Schedule, block: Any, other: Any) -> bool:
+    return bool(sch.get_sref(block).same_as(sch.get_sref(other)))
 
 
 def unroll_and_vectorize(sch: s_tir.Schedule, loops: Sequence[Any]) -> None:

@@ -119,12 +119,18 @@ def test_compile_then_run(wqtvm, folder):
     assert names == {"cli_nets.py", "cli_broken.py", "cli_raises.py", "net.wq", "x.npy", "y.npy"}
 
 
+def test_compile_with_others_direct(wqtvm):
+    code, out, err = wqtvm(*COMPILE, "--others", "direct")
+    assert code == 0, err
+    assert re.search(r"last +1x8x12x10 +3x8x1x1 +direct +hadamard +kernel-size", out)
+
+
 def test_compile_with_a_budget(wqtvm):
     code, out, err = wqtvm(*COMPILE, "--algorithm", "auto", "--max-loss-db", "0.5")
     assert code == 0, err
     assert re.search(r"predicted ms +reason", out)
     assert re.search(r"first .* \d\S* +accuracy-budget", out)
-    assert re.search(r"last .* kernel-size", out)
+    assert re.search(r"last .* accuracy-budget", out)
     code, _, err = wqtvm(*COMPILE, "--overwrite", "--max-loss-db", "0.5")
     assert code == 2
     assert "max_loss_db is 0.5, but algorithm is 'winograd'" in err
@@ -134,7 +140,7 @@ def test_every_option_of_the_configuration(wqtvm):
     code, _, err = wqtvm(
         *COMPILE, "--tile", "2", "--points", "0,1,-1", "--precision", "full", "--group-size", "64",
         "--scales", "row-norm", "--steps", "tile", "--include", "f*", "--exclude", "la?t",
-        "--target", "wq/x86-avx2", "--quiet",
+        "--target", "wq/x86-avx2", "--others", "direct", "--weight-steps", "filter", "--quiet",
     )  # fmt: skip
     assert code == 0, err
     assert err == ""
@@ -143,6 +149,7 @@ def test_every_option_of_the_configuration(wqtvm):
     config = manifest.config
     assert (config.tile, config.points, config.precision) == (2, ("0", "1", "-1"), "full")
     assert (config.group_size, config.scales, config.steps) == (64, "row-norm", "tile")
+    assert (config.others, config.weight_steps) == ("direct", "filter")
     assert (config.include, config.exclude) == (("f*",), ("la?t",))
     assert manifest.plan.layer("first").tile == 2
 

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from wqtvm.emulation import EmulatedConvolution, emulate_network
+from wqtvm.errors import NotEligibleError
 from wqtvm.fastconv import BilinearAlgorithm, correlated_scales, direct, sfc, winograd
-from wqtvm.quantization import quantize_weights, sqnr_db
+from wqtvm.quantization import direct_reference, quantize_weights, sqnr_db
 from wqtvm.quantization.reference import convolution_reference
 from wqtvm.quantization.scheme import Scheme
 
@@ -43,6 +44,35 @@ def test_emulation_is_the_reference(
     emulated = EmulatedConvolution(weight, scheme, padding)(image).permute(0, 2, 3, 1).numpy()
     assert emulated.shape == reference.shape
     assert sqnr_db(reference, emulated) > LEAST_DB
+
+
+@pytest.mark.parametrize(
+    ("taps", "stride", "padding"),
+    [(1, 1, 0), (1, 2, 0), (2, 2, 0), (3, 2, 1), (5, 2, 1), (4, 3, 2)],
+)
+@pytest.mark.parametrize("shape", [(1, 3, 17, 9, 11), (3, 100, 33, 8, 13)])
+def test_strides_and_other_kernels_are_the_reference(
+    shape: tuple[int, ...], taps: int, stride: int, padding: int
+) -> None:
+    batch, channels, outputs, height, width = shape
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((outputs, channels, taps, taps)).astype(np.float32)
+    x = rng.standard_normal((batch, height, width, channels)).astype(np.float32)
+    scheme = Scheme(direct(taps), correlated_scales(direct(taps)))
+    quantized = quantize_weights(weight, scheme)
+    reference = direct_reference(x, quantized, scheme, padding, stride=stride).output
+    network = nn.Sequential(nn.Conv2d(channels, outputs, taps, stride, padding, bias=False))
+    network[0].weight.data = torch.from_numpy(weight)
+    image = torch.from_numpy(x).permute(0, 3, 1, 2)
+    emulated = emulate_network(network, {"0": scheme})(image).permute(0, 2, 3, 1).numpy()
+    assert emulated.shape == reference.shape
+    assert sqnr_db(reference, emulated) > LEAST_DB
+
+
+def test_a_tile_has_no_stride() -> None:
+    scheme = Scheme(winograd(4), correlated_scales(winograd(4)))
+    with pytest.raises(NotEligibleError, match=r"stride is 2; F\(4,3\) is for stride 1"):
+        EmulatedConvolution(np.ones((4, 4, 3, 3), np.float32), scheme, stride=2)
 
 
 def test_a_network_with_some_layers_emulated() -> None:

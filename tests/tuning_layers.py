@@ -5,7 +5,8 @@ from __future__ import annotations
 from wqtvm.fastconv import bilinear_algorithm
 from wqtvm.quantization.plan import LayerPlan, Plan, Reason
 from wqtvm.target import lookup
-from wqtvm.tuning.task import Task, work_of
+from wqtvm.topi.layer import workload_of
+from wqtvm.tuning.task import Task
 
 
 def layer(
@@ -34,4 +35,4 @@ def small_plan() -> Plan:
 
 def task(threads: int = 2, target: str = "wq", **options: object) -> Task:
     record = lookup(target)
-    return Task(work_of(layer(**options), record), record, threads)  # type: ignore[arg-type]
+    return Task(workload_of(layer(**options), record.dot), record, threads)  # type: ignore[arg-type]

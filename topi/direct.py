@@ -82,7 +82,8 @@ def _pixels(work: DirectWorkload, image: te.Tensor) -> te.Tensor:
     """Put zeros around the image, and divide its channels: (z, g, y, x, s) float32."""
 
     def value(z: Any, g: Any, y: Any, x: Any, s: Any) -> Any:
-        return image_or_zero(work, image, (z, y - work.padding, x - work.padding), g, s)
+        row, column = (at * work.sampling - work.padding for at in (y, x))
+        return image_or_zero(work, image, (z, row, column), g, s)
 
     return te.compute(work.input_shape, value, name="pixels")
 
@@ -111,7 +112,7 @@ def _sums(
 
     A weight's step that all taps share is applied to the sum over them.
     """
-    dot, edge, stride = work.dot, work.scheme.kernel, work.stride
+    dot, edge, stride = work.dot, work.scheme.kernel, work.quantized_stride
     (rows, columns), channels = work.block, work.packed_channels
     pixels = (work.batch, *work.blocks, work.block_pixels)
     s = te.reduce_axis((0, work.group_size), "s")
@@ -161,7 +162,7 @@ def _image(work: DirectWorkload, m: te.Tensor) -> te.Tensor:
         attrs={
             "wq.operator": OPERATOR,
             "wq.block": list(work.block),
-            "wq.stride": work.stride,
+            "wq.stride": work.quantized_stride,
             "wq.pixels": work.pixels,
             "wq.vectors": work.vectors,
             **({"wq.choices": dict(work.choices)} if work.choices else {}),

@@ -57,6 +57,16 @@ class DirectWorkload(Workload):
             )
 
     @property
+    def sampling(self) -> int:
+        """Pixels of the image from one that is quantized to the next: one tap skips pixels."""
+        return self.stride if self.scheme.kernel == 1 else 1
+
+    @property
+    def quantized_stride(self) -> int:
+        """The stride in pixels that are quantized."""
+        return self.stride // self.sampling
+
+    @property
     def out_height(self) -> int:
         """Rows of the output image."""
         return (self.height + 2 * self.padding - self.scheme.kernel) // self.stride + 1
@@ -87,7 +97,7 @@ class DirectWorkload(Workload):
     def input_shape(self) -> tuple[int, int, int, int, int]:
         """Shape of the quantized image, zeros around it: (z, g, y, x, s)."""
         rows, columns = (
-            (blocks * edge - 1) * self.stride + self.scheme.kernel
+            (blocks * edge - 1) * self.quantized_stride + self.scheme.kernel
             for blocks, edge in zip(self.blocks, self.block, strict=True)
         )
         return (self.batch, self.groups, rows, columns, self.group_size)

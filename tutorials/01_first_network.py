@@ -19,7 +19,7 @@ import wqtvm
 # %% 1. A network, as PyTorch has it
 #
 # Two 3x3 convolutions with a residual, which Winograd fits, and three which it does not: a strided
-# one, a depthwise one and a 1x1.
+# one and a 1x1, which may be direct convolutions in int8 instead, and a depthwise one.
 
 
 class Network(nn.Module):
@@ -56,7 +56,8 @@ print(compiled)
 
 # %% 3. The plan: what is done with each convolution, and why
 #
-# Nothing falls back silently: what stays float says why.
+# Nothing falls back silently: what stays float says why. With `WinogradConfig(others="direct")` the
+# strided one and the 1x1 would be in int8, too.
 
 print(f"\n{compiled.plan}\n")
 assert compiled.plan.layer("first").algorithm == "winograd"
@@ -91,6 +92,7 @@ choices = {
     "F(2,3)": wqtvm.WinogradConfig(tile=2),
     "F(4,3), every stage in int8": wqtvm.WinogradConfig(tile=4, precision="full"),
     "F(6,3), the second layer only": wqtvm.WinogradConfig(tile=6, include=("second",)),
+    "F(4,3), others direct": wqtvm.WinogradConfig(others="direct"),
     "int8 without a transform": wqtvm.WinogradConfig(algorithm="direct"),
 }
 for name, config in choices.items():

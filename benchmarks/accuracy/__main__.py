@@ -120,7 +120,7 @@ def measure_network(name: str, names: list[str], results: Results, *, again: boo
         plan = planned_layers(subject, config, data=data)
         measured = subject.measure(plan)
         counted = Counter(layer.label for layer in plan.values())
-        share = 1 / saved(list(plan.values()))
+        share = 1 / saved([plan[layer] for layer in subject.layers])
         results.add(name, variant_name, share, {**asdict(measured), "plan": counted})
         print(f"{name} {variant_name}: {measured.psnr_db:.2f} dB, {counted}", file=sys.stderr)
 

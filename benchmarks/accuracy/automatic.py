@@ -20,7 +20,7 @@ _TARGET = "wq/x86-vnni"  # whose predicted times are minimized, wherever this ru
 def planned_layers(
     subject: Subject, config: WinogradConfig, *, data: bool = False
 ) -> dict[str, LayerPlan]:
-    """What wqtvm plans for the eligible layers, by name.
+    """What wqtvm plans for the eligible layers, by name, and for all others that it has in int8.
 
     Parameters
     ----------
@@ -41,7 +41,11 @@ def planned_layers(
     missing = subject.layers.keys() - layers.keys()
     if missing:
         raise ValueError(f"the plan has no layer {min(missing)}; it has {sorted(layers)}")
-    return {name: layers[name] for name in subject.layers}
+    return {
+        name: layer
+        for name, layer in layers.items()
+        if name in subject.layers or layer.algorithm != "float"
+    }
 
 
 def _say(stage: str, done: int, total: int) -> None:

@@ -58,7 +58,12 @@ class Subject:
         self.labels = torch.tensor(known.labels()) if known.labels else None
         with torch.no_grad():
             self.outputs = [self.model(*x) for x in self.inputs]
-        self.features = layer_inputs(self.model, self.layers, self.inputs[0])
+        self.convolutions = {
+            name: module
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Conv2d)
+        }
+        self.features = layer_inputs(self.model, self.convolutions, self.inputs[0])
 
     def measure(self, layers: Layers) -> Measured:
         """Compare the network, its named layers quantized, with float."""
@@ -89,10 +94,11 @@ class Subject:
 
     def layer_db(self, name: str, planned: Scheme | LayerPlan) -> float:
         """SQNR in dB of one layer alone, given what the float network gives it."""
-        layer, x = self.layers[name], self.features[name]
+        layer, x = self.convolutions[name], self.features[name]
         weight = layer.weight.detach()
-        emulated = emulated_convolution(weight.double().numpy(), planned, int(layer.padding[0]))
-        exact = nn.functional.conv2d(x, weight, padding=layer.padding)
+        padding, stride = int(layer.padding[0]), int(layer.stride[0])
+        emulated = emulated_convolution(weight.double().numpy(), planned, padding, stride=stride)
+        exact = nn.functional.conv2d(x, weight, None, stride, padding)
         return sqnr_db(exact.numpy(), emulated(x).numpy())
 
     def _loss(self, outputs: list[Tensor]) -> float | None:

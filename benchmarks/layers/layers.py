@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-TAPS = 9
 CORRELATION = 0.9  # of neighbouring pixels
 SEED = 0
 LARGE = 32  # least edge of the maps whose geometric mean is given
 
-ARRAYS = ("x", "weight", "bias", "reference")
+ARRAYS = ("x", "weight", "bias", "stride", "reference")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A 3x3 convolution with a bias, stride 1, padding 1.
+    """A convolution with a bias, and as much padding as keeps the size of the image at stride 1.
 
     Attributes
     ----------
     network : that it is of.
-    in_channels, out_channels, height, width, batch : its sizes.
+    in_channels, out_channels, height, width, batch : its sizes, those of the input.
+    kernel, stride : along both axes; the kernel's edge is odd.
     """
 
     network: str
@@ -33,31 +34,47 @@ class Layer:
     height: int
     width: int
     batch: int = 1
+    kernel: int = 3
+    stride: int = 1
 
     @property
     def name(self) -> str:
-        """As in the tables: "U-Net 640->320@64", with the batch where it is not 1."""
+        """As in the tables: "U-Net 640->320@64", with kernel and batch where they are not usual."""
         channels = f"{self.in_channels}"
         if self.out_channels != self.in_channels:
             channels += f"->{self.out_channels}"
         size = f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
         batch = f" x{self.batch}" if self.batch != 1 else ""
-        return f"{self.network} {channels}@{size}{batch}"
+        shape = "" if self.plain else f" {self.kernel}x{self.kernel}"
+        shape += f"/{self.stride}" if self.stride != 1 else ""
+        return f"{self.network} {channels}@{size}{shape}{batch}"
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is 3x3 with stride 1."""
+        return (self.kernel, self.stride) == (3, 1)
+
+    @property
+    def pixels(self) -> int:
+        """Of the output, of all images."""
+        return (
+            self.batch * math.ceil(self.height / self.stride) * math.ceil(self.width / self.stride)
+        )
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of the direct convolution."""
-        return self.batch * self.height * self.width * self.out_channels * self.weights
+        return self.pixels * self.out_channels * self.weights
 
     @property
     def weights(self) -> int:
         """Weights of one output channel."""
-        return TAPS * self.in_channels
+        return self.kernel**2 * self.in_channels
 
     @property
     def large(self) -> bool:
-        """Whether it counts in the geometric mean."""
-        return min(self.height, self.width) >= LARGE
+        """Whether it counts in the geometric mean, which is of 3x3 kernels."""
+        return self.plain and min(self.height, self.width) >= LARGE
 
     @property
     def input_size(self) -> int:
@@ -71,12 +88,12 @@ class Layer:
     @property
     def output_size(self) -> int:
         """Elements of the output."""
-        return self.batch * self.height * self.width * self.out_channels
+        return self.pixels * self.out_channels
 
     @property
     def im2col_bytes(self) -> int:
-        """What an im2col of the int8 input takes: every pixel once for each tap."""
-        return TAPS * self.input_size
+        """What an im2col of the int8 input takes: what each output reads of it."""
+        return self.pixels * self.weights
 
 
 LAYERS = (
@@ -96,6 +113,18 @@ LAYERS = (
     Layer("VAE", 256, 256, 256, 256),
     Layer("VAE", 128, 128, 512, 512),
     Layer("SR", 64, 64, 180, 320),
+    Layer("Bottleneck", 256, 64, 56, 56, kernel=1),
+    Layer("Bottleneck", 64, 256, 56, 56, kernel=1),
+    Layer("Bottleneck", 256, 1024, 14, 14, kernel=1),
+    Layer("Bottleneck", 1024, 256, 14, 14, kernel=1),
+    Layer("Bottleneck", 512, 2048, 7, 7, kernel=1),
+    Layer("Shortcut", 256, 512, 56, 56, kernel=1, stride=2),
+    Layer("Skip", 640, 320, 64, 64, kernel=1),
+    Layer("Down", 64, 128, 56, 56, stride=2),
+    Layer("Down", 256, 512, 14, 14, stride=2),
+    Layer("Down", 320, 320, 64, 64, stride=2),
+    Layer("Large", 64, 64, 56, 56, kernel=5),
+    Layer("Large", 64, 64, 56, 56, kernel=5, stride=2),
 )
 
 
@@ -114,12 +143,7 @@ def chosen(patterns: list[str], batches: list[int]) -> list[Layer]:
             names = ", ".join(layer.name for layer in LAYERS)
             raise ValueError(f"no layer is like {pattern!r}; there are: {names}")
     found = [layer for layer in LAYERS if not patterns or any(_fits(layer, p) for p in patterns)]
-    sizes = ("network", "in_channels", "out_channels", "height", "width")
-    return [
-        Layer(*(getattr(layer, size) for size in sizes), batch)
-        for batch in batches
-        for layer in found
-    ]
+    return [replace(layer, batch=batch) for batch in batches for layer in found]
 
 
 def _fits(layer: Layer, pattern: str) -> bool:
@@ -130,22 +154,26 @@ def write_data(layer: Layer, folder: Path) -> None:
     """Write the layer's data as ``NAME.npy`` files, see ``ARRAYS``, for all workers to map.
 
     x (batch, height, width, channel) float32: a ReLU of Gaussian noise, autoregressive with
-    ``CORRELATION`` along both axes, of variance 1. weight (out, in, 3, 3) float32: Gaussian, such
-    that the output's variance is about the input's. bias (out) float32: Gaussian. reference: the
-    convolution's result (batch, height, width, channel) by PyTorch in float32.
+    ``CORRELATION`` along both axes, of variance 1. weight (out, in, row, column) float32: Gaussian,
+    such that the output's variance is about the input's. bias (out) float32: Gaussian. stride: a
+    number. reference: the convolution's result (batch, row, column, channel) by PyTorch in float32.
     """
     import torch
 
     rng = np.random.default_rng(SEED)
     x = smooth(rng, layer)
-    shape = (layer.out_channels, layer.in_channels, 3, 3)
+    shape = (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
     weight = rng.standard_normal(shape, dtype=np.float32) / np.float32(layer.weights**0.5)
     bias = rng.standard_normal(layer.out_channels, dtype=np.float32)
     with torch.inference_mode():
         reference = torch.nn.functional.conv2d(
-            torch.from_numpy(x).permute(0, 3, 1, 2), *map(torch.from_numpy, (weight, bias)), 1, 1
+            torch.from_numpy(x).permute(0, 3, 1, 2),
+            *map(torch.from_numpy, (weight, bias)),
+            layer.stride,
+            layer.kernel // 2,
         )
-    values = (x, weight, bias, reference.permute(0, 2, 3, 1).contiguous().numpy())
+    stride = np.array(layer.stride)
+    values = (x, weight, bias, stride, reference.permute(0, 2, 3, 1).contiguous().numpy())
     for name, value in zip(ARRAYS, values, strict=True):
         path = folder / f"{name}.npy"
         path.unlink(missing_ok=True)  # a worker may still map the last layer's

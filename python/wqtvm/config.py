@@ -13,6 +13,7 @@ Precision = Literal["full", "hadamard"]
 Steps = Literal["channel", "axis", "tile"]
 WeightSteps = Literal["tap", "filter"]
 Minimize = Literal["time", "multiplications"]
+Others = Literal["float", "direct"]
 
 ALGORITHMS = ("auto", "winograd", "sfc", "direct", "float")
 TILES = (2, 3, 4, 5, 6)
@@ -24,6 +25,7 @@ SCALES_SUFFIX = ".safetensors"  # of a file of scales, whose path is as good as 
 STEPS = ("channel", "axis", "tile")
 WEIGHT_STEPS = ("tap", "filter")
 MINIMIZE = ("time", "multiplications")
+OTHERS = ("float", "direct")
 NAMED_POINTS = ("best", "lavin", "complex")
 # A group's products are summed in int32, where 2**16 of them fit whatever their signs.
 LARGEST_GROUP = 2**12
@@ -53,6 +55,9 @@ class WinogradConfig:
         that "axis" of a group of channels, or the whole "tile" of a group, as in the paper.
     weight_steps : "tap" (a step for each tap of a filter and group) or "filter" (one for all of its
         taps, as int8 libraries do for direct convolutions).
+    others : "float" or "direct", what "winograd" and "sfc" make of eligible convolutions that they
+        are not for: strided ones, and kernels for which they have no tiles, such as 1x1; of no use
+        with other algorithms, which are for all of them.
     calibrate : whether input channels are balanced against weights, where that is free, and output
         channels rid of their errors' means, by what layers do on the inputs given or, without data,
         on made-up pictures, if the network gives such back; the float network is built and run for
@@ -83,6 +88,7 @@ class WinogradConfig:
     scales: str = "correlated"
     steps: Steps = "channel"
     weight_steps: WeightSteps = "tap"
+    others: Others = "float"
     calibrate: bool | None = None
     min_sqnr_db: float | None = None
     max_loss_db: float | None = None
@@ -100,6 +106,7 @@ class WinogradConfig:
             _one_of("scales", self.scales, SCALES, f"the path of a *{SCALES_SUFFIX} file")
         _one_of("steps", self.steps, STEPS)
         _one_of("weight_steps", self.weight_steps, WEIGHT_STEPS)
+        _one_of("others", self.others, OTHERS)
         _one_of("calibrate", self.calibrate, (None, True, False))
         if isinstance(self.points, str):
             _one_of("points", self.points, NAMED_POINTS)

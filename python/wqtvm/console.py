@@ -137,7 +137,7 @@ def plan_table(plan: Plan) -> Table:
         result.add_row(
             escape(layer.name),
             "x".join(map(str, layer.input_shape)),
-            "x".join(map(str, layer.weight_shape)),
+            layer.kernel_text,
             layer.label,
             layer.precision or "",
             *[layer.predicted_text] * timed,

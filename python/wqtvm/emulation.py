@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .errors import NotEligibleError
 from .learning.emulation import Layer, hold_tensor, quantize
 from .quantization.arithmetic import round_up
 from .quantization.balance import balanced_weights
@@ -30,7 +31,7 @@ _SCALES = ("_row_s_b", "_row_s_g", "_column_s_b", "_column_s_g")  # buffers in p
 
 
 class EmulatedConvolution(nn.Module):
-    """One convolution of stride 1, quantized as a scheme says.
+    """One convolution, quantized as a scheme says.
 
     Parameters
     ----------
@@ -39,11 +40,13 @@ class EmulatedConvolution(nn.Module):
     padding : zeros at each edge of the image, in pixels.
     bias : float32 (output channel,), or None.
     balance : what each input channel is multiplied, and its weights are divided by; None: nothing.
+    stride : pixels of the input from one output to the next, along both axes.
 
     Raises
     ------
     NotEligibleError
-        If the kernel is not r x r for the scheme's algorithm.
+        If the kernel is not r x r for the scheme's algorithm, or the stride is not 1 and the
+        algorithm not direct.
     NonFiniteError
         If a weight is NaN or infinite.
     """
@@ -61,14 +64,20 @@ class EmulatedConvolution(nn.Module):
         padding: int = 0,
         bias: Tensor | None = None,
         balance: Sequence[float] | None = None,
+        stride: int = 1,
     ) -> None:
         super().__init__()
+        if stride != 1 and not scheme.is_direct:
+            raise NotEligibleError(
+                f"stride is {stride}; {scheme.name} is for stride 1, the direct convolution in "
+                "precision 'hadamard' for others"
+            )
         factors = None
         if balance is not None:
             weight = balanced_weights(weight, np.asarray(balance))
             factors = torch.tensor(balance, dtype=torch.float32)[:, None, None]
         hold_tensor(self, "_balance", factors)
-        self.scheme, self.padding = scheme, padding
+        self.scheme, self.padding, self.stride = scheme, padding, stride
         quantized = quantize_weights(weight, scheme)
         self._outputs, self._channels = weight.shape[:2]
         self._full = Layer(weight, scheme, quantized) if scheme.precision == "full" else None
@@ -95,13 +104,14 @@ class EmulatedConvolution(nn.Module):
         batch, _, height, width = x.shape
         taps = self.scheme.kernel
         (m_y, m_x), (t_y, t_x) = self.scheme.output_tile, self.scheme.input_tile
-        out_height = height + 2 * self.padding - taps + 1
-        out_width = width + 2 * self.padding - taps + 1
+        out_height = (height + 2 * self.padding - taps) // self.stride + 1
+        out_width = (width + 2 * self.padding - taps) // self.stride + 1
         rows, columns = math.ceil(out_height / m_y), math.ceil(out_width / m_x)
-        below = rows * m_y + taps - 1 - height - self.padding
-        right = columns * m_x + taps - 1 - width - self.padding
+        step_y, step_x = m_y * self.stride, m_x * self.stride
+        below = (rows - 1) * step_y + t_y - height - self.padding
+        right = (columns - 1) * step_x + t_x - width - self.padding
         padded = functional.pad(x, (self.padding, right, self.padding, below))
-        windows = padded.unfold(2, t_y, m_y).unfold(3, t_x, m_x)  # (b, c, y, x, i, j)
+        windows = padded.unfold(2, t_y, step_y).unfold(3, t_x, step_x)  # (b, c, y, x, i, j)
         products = math.prod(self.scheme.products)
         tile_bytes = 4 * products * max(self._channels, self._outputs)
         step = max(1, _CHUNK_BYTES // (tile_bytes * batch * columns))
@@ -136,14 +146,20 @@ def emulated_convolution(
     layer: Scheme | LayerPlan,
     padding: int = 0,
     bias: Tensor | None = None,
+    stride: int = 1,
 ) -> EmulatedConvolution:
-    """Return one convolution by a scheme, or as it is planned, balanced and corrected."""
+    """Return one convolution by a scheme, or as it is planned, balanced and corrected.
+
+    The stride is of a scheme's; a plan has its own.
+    """
     if isinstance(layer, Scheme):
-        return EmulatedConvolution(weight, layer, padding, bias)
+        return EmulatedConvolution(weight, layer, padding, bias, stride=stride)
     if layer.correction is not None:
         correction = torch.tensor(layer.correction, dtype=torch.float32)
         bias = correction if bias is None else bias + correction.to(bias.device)
-    return EmulatedConvolution(weight, layer.scheme(), padding, bias, layer.balance)
+    return EmulatedConvolution(
+        weight, layer.scheme(), padding, bias, layer.balance, layer.stride[0]
+    )
 
 
 def emulate_network(model: nn.Module, layers: Mapping[str, Scheme | LayerPlan | None]) -> nn.Module:
@@ -164,7 +180,8 @@ def emulate_network(model: nn.Module, layers: Mapping[str, Scheme | LayerPlan | 
         convolution = modules[name]
         weight = convolution.weight.detach().cpu().double().numpy()
         bias = None if convolution.bias is None else convolution.bias.detach()
-        replacement = emulated_convolution(weight, layer, int(convolution.padding[0]), bias)
+        padding, stride = int(convolution.padding[0]), int(convolution.stride[0])
+        replacement = emulated_convolution(weight, layer, padding, bias, stride)
         parent, _, leaf = name.rpartition(".")
         setattr(modules[parent], leaf, replacement.to(convolution.weight.device))
     return emulated

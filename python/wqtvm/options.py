@@ -12,6 +12,7 @@ from .config import (
     ALGORITHMS,
     MINIMIZE,
     NAMED_POINTS,
+    OTHERS,
     PRECISIONS,
     SCALES,
     STEPS,
@@ -92,6 +93,11 @@ def network(command: Command) -> Command:
                 show_default=True, help="What shares a step of the weights.",
             ),
             click.option(
+                "--others", type=click.Choice(OTHERS), default=_DEFAULT.others, show_default=True,
+                help="What becomes of eligible convolutions that winograd and sfc are not for: "
+                "strided ones, 1x1.",
+            ),
+            click.option(
                 "--calibrate/--no-calibrate", default=None,
                 help="Balance channels and take off mean errors, by running the float network on "
                 "the inputs, or on made-up ones; by default with --algorithm auto.",
@@ -153,6 +159,7 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         scales=options["scales"],
         steps=options["steps"],
         weight_steps=options["weight_steps"],
+        others=options["others"],
         calibrate=options["calibrate"],
         min_sqnr_db=options["min_sqnr_db"],
         max_loss_db=options["max_loss_db"],

@@ -28,6 +28,7 @@ from benchmarks.layers.worker import Worker
 
 UNET = Layer("U-Net", 640, 320, 64, 64)
 TINY = Layer("test", 17, 9, 9, 11, batch=2)
+STRIDED = replace(TINY, kernel=5, stride=2)
 ONE = Setting(1)
 
 # What 8 bits at least keep of the tiny layer, the result rounded to 8 bits, too.
@@ -47,7 +48,11 @@ def test_layers_have_the_sizes_that_they_are_named_by() -> None:
     assert TINY.name == "test 17->9@9x11 x2"
     assert UNET.macs == 64 * 64 * 640 * 320 * 9
     assert TINY.im2col_bytes == 9 * 2 * 9 * 11 * 17
-    assert len({layer.name for layer in layers.LAYERS}) == len(layers.LAYERS) == 16
+    assert len({layer.name for layer in layers.LAYERS}) == len(layers.LAYERS) == 28
+    assert STRIDED.name == "test 17->9@9x11 5x5/2 x2"
+    assert (STRIDED.pixels, STRIDED.macs) == (2 * 5 * 6, 2 * 5 * 6 * 9 * 17 * 25)
+    assert STRIDED.output_size == 2 * 5 * 6 * 9
+    assert layers.Layer("test", 8, 8, 4, 4, kernel=1).name == "test 8@4 1x1"
 
 
 def test_layers_are_chosen_by_parts_and_patterns() -> None:
@@ -195,15 +200,20 @@ def test_static_int8_uses_all_levels(tmp_path: Path) -> None:
     assert np.abs(q.dequantize(levels.astype(np.uint8)) - y).max() <= q.y_step * 0.51
 
 
+@pytest.mark.parametrize("layer", [TINY, STRIDED, replace(TINY, kernel=1)], ids=lambda x: x.name)
 @pytest.mark.parametrize("name", [each.name for each in COMPETITORS])
-def test_every_library_computes_the_tiny_layer(name: str) -> None:
+def test_every_library_computes_tiny_layers(name: str, layer: Layer) -> None:
     competitor = peers.competitor(name)
     if why := missing(competitor):
         pytest.skip(why)
     # One of ours is enough here: the others differ in nothing that the race does.
-    variants = [v for v in competitor.variants if not v.ours or v.name == "wqtvm F(4,3)"]
+    ours = "wqtvm F(4,3)" if layer.plain else "wqtvm direct filter"
+    variants = [v for v in competitor.variants if not v.ours or v.name == ours]
     with Race([(competitor, variants)], ONE, has_amx=False, say=lambda _: None) as race:
-        contest = race.run(TINY, rounds=1, seconds=0.0)
+        contest = race.run(layer, rounds=1, seconds=0.0)
+    if (name, layer.stride) == ("litert", 2):
+        assert "pads right and bottom alone" in contest.absent["LiteRT XNNPACK int8"]
+        return
     assert contest.absent == {}
     for variant, measured in zip(variants, contest.rows, strict=True):
         assert measured.name == variant.name

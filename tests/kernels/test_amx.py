@@ -110,6 +110,7 @@ def test_equals_the_reference(
         ((1, 8, 64, 64), 64, {"group_size": 64}),  # two registers of a row, by two
         ((1, 14, 14, 100), 33, {"group_size": 0}),  # two registers of a row each
         ((1, 11, 13, 40), 36, {"stride": 2, "weight_steps": "filter"}),
+        ((2, 9, 11, 100), 33, {"taps": 1, "stride": 2, "padding": 0}),
         ((2, 8, 8, 320), 32, {"group_size": 0, "taps": 1, "padding": 0}),
         ((1, 9, 7, 96), 48, {"group_size": 48, "taps": 5, "padding": 2}),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,22 @@ def test_odd_shapes(
     layer = make_layer(
         "wq/arm-neon", shape, out_channels, precision=precision, padding=padding, tile=tile
     )
+    assert_same_bits(emulated(layer, tmp_path), layer.reference().output)
+
+
+@pytest.mark.parametrize(
+    ("shape", "out_channels", "options"),
+    [
+        ((2, 7, 9, 40), 19, {"taps": 1, "padding": 0}),
+        ((1, 7, 9, 33), 17, {"taps": 1, "stride": 2, "padding": 0, "weight_steps": "filter"}),
+        ((1, 17, 23, 3), 17, {"stride": 2}),
+        ((1, 11, 8, 17), 3, {"taps": 5, "stride": 2, "padding": 2}),
+    ],
+)
+def test_direct_by_stride_and_kernel(
+    shape: tuple[int, int, int, int], out_channels: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    layer = make_layer("wq/arm-neon", shape, out_channels, tile=1, **options)
     assert_same_bits(emulated(layer, tmp_path), layer.reference().output)
 
 

@@ -40,6 +40,8 @@ def assert_same_bits(actual: NDArray[np.float32], expected: NDArray[np.float32])
         ((3, 6, 6, 33), 100, {"padding": 0}),
         ((1, 11, 13, 100), 1, {"stride": 2, "weight_steps": "filter"}),
         ((2, 6, 10, 64), 48, {"taps": 1, "padding": 0}),
+        ((2, 7, 10, 64), 48, {"taps": 1, "stride": 2, "padding": 0}),
+        ((1, 8, 5, 100), 33, {"taps": 1, "stride": 3, "weight_steps": "filter"}),
         ((1, 13, 9, 40), 36, {"group_size": 0}),
         ((1, 8, 8, 300), 65, {"group_size": 0, "weight_steps": "filter"}),
         ((1, 13, 9, 40), 64, {"group_size": 12, "taps": 5, "stride": 2, "padding": 1}),

@@ -89,8 +89,7 @@ def test_a_loose_budget_takes_little_time_and_a_tight_one_more() -> None:
     def chosen(loss: float) -> list[LayerPlan]:
         config = WinogradConfig(algorithm="auto", max_loss_db=loss)
         planned = plan(Easy(), config, target="wq/x86-avx2").layers
-        assert planned[2].predicted_ms is None  # not eligible
-        return list(planned[:2])
+        return list(planned)
 
     def ms(layers: list[LayerPlan]) -> float:
         return sum(layer.predicted_ms or 0.0 for layer in layers)
@@ -137,16 +136,49 @@ def test_what_is_left_out_unmeasured_would_not_have_been_chosen() -> None:
 
 
 def test_what_is_not_eligible_keeps_its_reason() -> None:
-    reasons = {layer.name: layer.reason for layer in plan(Easy()).layers}
+    model = nn.Sequential(Easy(), nn.Conv2d(8, 8, 3, groups=8))
+    reasons = {layer.name: layer.reason for layer in plan(model).layers}
     assert reasons == {
-        "first": Reason.BUDGET, "second": Reason.BUDGET, "strided": Reason.STRIDE
+        "0.first": Reason.BUDGET, "0.second": Reason.BUDGET, "0.strided": Reason.BUDGET,
+        "1": Reason.GROUPS,
     }  # fmt: skip
+
+
+class Strided(nn.Module):
+    """A strided layer and a 1x1 large enough to be faster in int8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Conv2d(3, 64, 3, padding=1)
+        self.down = nn.Conv2d(64, 128, 3, 2, 1)
+        self.point = nn.Conv2d(128, 128, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.point(torch.relu(self.down(torch.relu(self.head(x)))))
+        return result
+
+
+def test_strided_layers_and_1x1_are_direct_where_that_is_faster() -> None:
+    x = torch.randn(1, 3, 63, 49, generator=torch.Generator().manual_seed(1))
+    model = Strided().eval()
+    config = WinogradConfig(algorithm="auto", max_loss_db=0.1)
+    compiled = wqtvm.compile(model, x, target="wq/x86-avx2", config=config, calibration=[(x,)])
+    layers = [compiled.plan.layer(name) for name in ("down", "point")]
+    assert [layer.algorithm for layer in layers] == ["direct", "direct"]
+    assert all(layer.correction is not None and layer.balance is not None for layer in layers)
+    with torch.no_grad():
+        exact = model(x).numpy()
+    assert sqnr_db(exact, compiled(x).numpy()) > 33  # as in a trap
+    tight = WinogradConfig(algorithm="auto", min_sqnr_db=90.0)
+    prepared = pipeline.prepare(from_torch(model, (x,)).module)
+    assert {layer.algorithm for layer in plan_network(prepared, tight).layers} == {"float"}
 
 
 def test_a_least_sqnr_of_a_layer_is_kept() -> None:
     config = WinogradConfig(algorithm="auto", min_sqnr_db=41.0)
     planned = plan(Easy(), config, inputs=X)
-    for layer in planned.layers[:2]:
+    for layer in planned.layers:
         if layer.algorithm != "float":
             assert float(layer.detail.split(" dB")[0]) >= 41.0
     impossible = WinogradConfig(algorithm="auto", min_sqnr_db=90.0)

@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 
 from wqtvm import WinogradConfig
+from wqtvm.config import Precision
 from wqtvm.errors import ConfigError
 from wqtvm.fastconv import noise_gain_db
 from wqtvm.planning.candidates import Candidate, as_float, candidates, multiplications, undominated
@@ -89,6 +90,20 @@ def test_multiplications_count_tiles_that_stand_over_the_edge() -> None:
     five = offered(layer(8, 8, 5))
     assert multiplications(five["F(4,5)"]) == Fraction(64, 16)
     assert multiplications(five["direct"]) == 25
+
+
+@pytest.mark.parametrize(("taps", "stride"), [(1, 1), (1, 2), (2, 2), (3, 2), (5, 2)])
+@pytest.mark.parametrize("precision", ["hadamard", "full"])
+def test_strided_and_other_kernels_are_direct_or_float(
+    taps: int, stride: int, precision: Precision
+) -> None:
+    planned = replace(layer(15, 12, taps), stride=(stride, stride))
+    config = replace(AUTO, precision=precision)
+    found = [candidate.layer for candidate in candidates(planned, config, clock)]
+    assert {each.algorithm for each in found} == {"direct", "float"}
+    assert {each.precision for each in found} == {"hadamard", None}
+    assert {each.stride for each in found} == {(stride, stride)}
+    assert {multiplications(each) for each in found} == {taps**2}
 
 
 def test_five_taps_have_no_sfc() -> None:

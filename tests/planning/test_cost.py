@@ -131,6 +131,17 @@ def test_threads_divide_tasks_as_far_as_there_are_any() -> None:
     assert ms(single, 1) == ms(single, 4)
 
 
+def test_a_stride_and_fewer_taps_take_less() -> None:
+    for algorithm in ("direct", "float"):
+        plain = layer(64, 24, algorithm)
+        strided = replace(plain, stride=(2, 2))
+        point = replace(plain, weight_shape=(64, 64, 1, 1), padding=(0, 0))
+        skipping = replace(point, stride=(2, 2))
+        assert 2.5 < ms(plain) / ms(strided) < 5
+        assert 3 < ms(plain) / ms(point) < 10
+        assert 2.5 < ms(point) / ms(skipping) < 5
+
+
 def test_a_machine_with_cores_of_its_own_does_not_ask_for_threads() -> None:
     planned = layer(64, 16, "winograd", 4)
     assert ms(planned, 1, "wq/cuda-sm80") == ms(planned, 8, "wq/cuda-sm80")

@@ -43,6 +43,7 @@ RECTANGLE = replace(
     points=winograd(4, r=5).points, column_points=winograd(2, r=5).points,
 )  # fmt: skip
 SFC = replace(WINOGRAD, name="body.2", algorithm="sfc", tile=6, points=None)
+STRIDED = replace(DIRECT, name="body.4", stride=(2, 2))
 FLOAT = replace(
     WINOGRAD, name="down", stride=(2, 2), algorithm="float", tile=None, points=None,
     precision=None, group_size=None, scales=None, steps=None, weight_steps=None,
@@ -52,7 +53,7 @@ LEARNED = replace(
     WINOGRAD, name="body.2", scales="mine.safetensors", s_b=(0.1, 1.0, 1.0, 2.0, 1.0, 1.0),
     s_g=(1 / 3, 1.0, 1.0, 2.0, 1.0, 1.0),
 )  # fmt: skip
-PLAN = Plan((WINOGRAD, DIRECT, FLOAT, SFC))
+PLAN = Plan((WINOGRAD, DIRECT, FLOAT, SFC, STRIDED))
 
 
 def test_json_round_trip() -> None:
@@ -93,21 +94,23 @@ def test_layers_by_name() -> None:
 
 
 def test_table() -> None:
-    first, second, third, fourth = PLAN.rows()
+    first, second, third, fourth, fifth = PLAN.rows()
     assert len(first) == len(Plan.COLUMNS)
     assert first == (
         "body.0", "1x64x56x55", "128x64x3x3", "F(4,3)", "0 2/3 -2/3 3/2 -3/2 inf", "full", "32",
         "correlated", "axis", "", "eligible",
     )  # fmt: skip
     assert second[3:7] == ("direct", "", "hadamard", "whole")
+    assert third[2] == "128x64x3x3/2"
     assert third[3:] == ("float", "", "", "", "", "", "", "stride: stride is 2 x 2")
     timed = Plan((replace(FLOAT, predicted_ms=0.123456),))
     assert timed.rows()[0][-2] == "0.123"
     assert Plan.from_json(timed.to_json()) == timed
+    assert fifth[2:4] == ("128x64x3x3/2", "direct")
     assert fourth[3:5] == ("SFC-6(6,3)", "")
     lines = str(PLAN).splitlines()
     assert lines[0].split() == list(Plan.COLUMNS)
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert {line.index("1x64x56x55") for line in lines[1:]} == {lines[0].index("input")}
 
 
@@ -142,6 +145,13 @@ def test_scheme_of_a_layer() -> None:
         (RECTANGLE, {"scales": "mine", "s_b": (1.0,), "s_g": (1.0,)}, "scales is 'mine'; give one"),
         (WINOGRAD, {"points": ()}, r"points is \(\); give the interpolation points"),
         (WINOGRAD, {"input_shape": (1, 64, 56)}, "input_shape is .*; give 4 integers"),
+        (WINOGRAD, {"stride": (2, 2)}, r"stride is \(2, 2\); give \(1, 1\) for algorithm 'winog"),
+        (
+            DIRECT,
+            {"stride": (2, 1)},
+            r"stride is \(2, 1\); give two equal numbers, or algorithm 'f",
+        ),
+        (DIRECT, {"stride": (2, 2), "precision": "full"}, "precision is 'full'; give 'had"),
         (WINOGRAD, {"stride": (0, 1)}, r"stride is \(0, 1\); give 2 integers of at least 1"),
         (WINOGRAD, {"padding": (1, True)}, "padding is"),
         (WINOGRAD, {"groups": 0}, "groups is 0"),

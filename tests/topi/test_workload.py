@@ -210,6 +210,15 @@ def test_a_direct_layer_of_few_channels_stores_no_more() -> None:
     assert (work.group_size, work.out_height, work.out_width) == (4, 5, 6)
 
 
+def test_one_tap_quantizes_no_pixel_that_a_stride_skips() -> None:
+    work = replace(direct_work(stride=2), padding=0)
+    assert (work.sampling, work.quantized_stride, work.input_shape[2:4]) == (1, 2, (9, 11))
+    one = direct(1)
+    scheme = Scheme(one, standard_scales(one))
+    work = replace(work, scheme=scheme)
+    assert (work.sampling, work.quantized_stride, work.input_shape[2:4]) == (2, 1, (5, 6))
+
+
 def test_pixels_divide_a_task() -> None:
     with pytest.raises(ConfigError, match="pixels is 5; give a divisor of the 12 outputs"):
         direct_work(block=(3, 4), pixels=5)

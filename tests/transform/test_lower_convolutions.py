@@ -15,6 +15,7 @@ from wqtvm.config import WinogradConfig
 from wqtvm.errors import NotEligibleError
 from wqtvm.frontend import from_torch
 from wqtvm.frontend.names import bindings, layer_name, operator_name
+from wqtvm.quantization.plan import Plan
 from wqtvm.schedules.operators import operator_of
 from wqtvm.target import lookup
 from wqtvm.transform.lower_convolutions import lower_convolutions
@@ -116,9 +117,46 @@ def test_a_plan_of_another_network_is_refused(prepared: tvm.IRModule) -> None:
 def test_a_plan_that_does_not_fit_the_layer_is_refused(prepared: tvm.IRModule) -> None:
     plan = plan_convolutions(prepared, WinogradConfig())
     first = plan.layer("first")
-    strided = replace(first, name="down", weight_shape=(4, 8, 3, 3))
-    with pytest.raises(NotEligibleError, match=r"layer down: weights .* strides \[2, 2\]"):
-        lower_convolutions(prepared, replace(plan, layers=(strided,)), RECORD, 2)
+    direct = replace(first, algorithm="direct", tile=None, points=None)
+    for layer, problem in (
+        (replace(first, name="down"), r"weights are \(4, 8, 3, 3\), the plan says \(8, 8, 3, 3\)"),
+        (
+            replace(first, name="down", weight_shape=(4, 8, 3, 3), padding=(0, 0)),
+            r"strides are \(2, 2\), the plan says \(1, 1\)",
+        ),
+        (replace(direct, stride=(2, 2)), r"strides are \(1, 1\), the plan says \(2, 2\)"),
+        (replace(first, padding=(0, 0)), r"padding are \(1, 1, 1, 1\), the plan says \(0, 0, 0, 0"),
+    ):
+        with pytest.raises(NotEligibleError, match=f"layer {layer.name}: {problem}"):
+            lower_convolutions(prepared, replace(plan, layers=(layer,)), RECORD, 2)
+
+
+@pytest.mark.parametrize(
+    ("convolution", "problem"),
+    [
+        (nn.Conv2d(8, 8, 3, groups=8), "grouped or dilated"),
+        (nn.Conv2d(8, 8, 3, dilation=2), "grouped or dilated"),
+        (nn.Conv2d(8, 8, 3, padding=(1, 0)), "unequal edges"),
+        (nn.Conv2d(8, 8, (1, 3)), "unequal edges"),
+    ],
+)
+def test_an_edited_plan_asks_for_nothing_that_int8_cannot_do(
+    convolution: nn.Module, problem: str
+) -> None:
+    module = prepare(from_torch(nn.Sequential(convolution), (torch.zeros(1, 8, 9, 9),)).module)
+    (layer,) = plan_convolutions(module, WinogradConfig()).layers
+    edited = replace(
+        layer, algorithm="direct", precision="hadamard", group_size=32, scales="correlated",
+        steps="channel", weight_steps="tap",
+    )  # fmt: skip
+    with pytest.raises(NotEligibleError, match=f"layer 0: .*{problem}.*; plan it as float"):
+        lower_convolutions(module, Plan((edited,)), RECORD, 2)
+
+
+def test_others_are_replaced_where_they_are_to_be_direct(prepared: tvm.IRModule) -> None:
+    plan = plan_convolutions(prepared, WinogradConfig(others="direct"))
+    lowered = lower_convolutions(prepared, plan, RECORD, threads=2)
+    assert list(lowered_calls(lowered)) == ["first", "point", "second", "down"]
 
 
 def test_nchw_is_refused_by_name() -> None:

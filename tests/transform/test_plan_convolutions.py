@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from wqtvm.config import WinogradConfig
+from wqtvm.config import Precision, WinogradConfig
 from wqtvm.errors import AlgorithmError, ArtefactMissingFileError, ConfigError
 from wqtvm.fastconv import correlated_scales, winograd
 from wqtvm.frontend import from_torch
@@ -41,11 +41,15 @@ def only_layer(convolution: nn.Module, config: WinogradConfig = DEFAULT) -> Laye
     [
         (nn.Conv2d(8, 4, 1), Reason.KERNEL_SIZE, "1x1"),
         (nn.Conv2d(8, 4, 7), Reason.KERNEL_SIZE, "7x7"),
+        (nn.Conv2d(8, 4, 7, stride=2), Reason.KERNEL_SIZE, "7x7"),
+        (nn.Conv2d(8, 4, 1, stride=2), Reason.KERNEL_SIZE, "1x1"),
+        (nn.Conv2d(8, 4, 2, stride=2), Reason.KERNEL_SIZE, "2x2"),
         (nn.Conv2d(8, 4, (1, 3)), Reason.KERNEL_SIZE, "1x3"),
         (nn.Conv2d(8, 4, (5, 3)), Reason.KERNEL_SIZE, "5x3"),
         (nn.Conv2d(8, 4, 5, stride=2), Reason.STRIDE, "2x2"),
         (nn.Conv2d(8, 4, 5, padding=(2, 0)), Reason.PADDING, "differs between edges"),
         (nn.Conv2d(8, 4, 3, stride=2), Reason.STRIDE, "2x2"),
+        (nn.Conv2d(8, 4, 3, stride=(2, 1)), Reason.STRIDE, "2x1"),
         (nn.Conv2d(8, 4, 3, dilation=2), Reason.DILATION, "2x2"),
         (nn.Conv2d(8, 8, 3, groups=8), Reason.GROUPS, "8 groups"),
         (nn.Conv2d(8, 4, 3, padding=(0, 1)), Reason.PADDING, "differs between edges"),
@@ -61,6 +65,77 @@ def test_what_does_not_fit_stays_float_and_says_why(
     assert layer.reason is reason
     assert detail in layer.detail
     assert (layer.tile, layer.precision, layer.group_size) == (None, None, None)
+
+
+DIRECT_ONLY = [
+    (nn.Conv2d(8, 4, 1), Reason.KERNEL_SIZE, "1x1"),
+    (nn.Conv2d(8, 4, 1, stride=2), Reason.KERNEL_SIZE, "1x1"),
+    (nn.Conv2d(8, 4, 2, stride=2), Reason.KERNEL_SIZE, "2x2"),
+    (nn.Conv2d(8, 4, 4, stride=3, padding=1), Reason.KERNEL_SIZE, "4x4"),
+    (nn.Conv2d(8, 4, 3, stride=2, padding=1), Reason.STRIDE, "2x2"),
+    (nn.Conv2d(8, 4, 5, stride=2, padding=2), Reason.STRIDE, "2x2"),
+]
+
+
+@pytest.mark.parametrize(("convolution", "reason", "detail"), DIRECT_ONLY)
+@pytest.mark.parametrize("algorithm", ["winograd", "sfc"])
+def test_others_are_float_or_direct_and_say_why(
+    convolution: nn.Conv2d, reason: Reason, detail: str, algorithm: str
+) -> None:
+    config = WinogradConfig(
+        algorithm, tile=6, precision="full", group_size=64, scales="learned", others="direct"
+    )
+    layer = only_layer(convolution, config)
+    assert (layer.algorithm, layer.reason, layer.detail) == ("direct", reason, detail)
+    assert (layer.precision, layer.group_size, layer.scales) == ("hadamard", 64, "correlated")
+    assert (layer.tile, layer.points, layer.s_b) == (None, None, None)
+    assert layer.stride == convolution.stride
+    assert layer.scheme().is_direct
+    left = only_layer(convolution, replace(config, others="float"))
+    assert (left.algorithm, left.reason, left.detail) == ("float", reason, detail)
+
+
+@pytest.mark.parametrize("convolution", [convolution for convolution, *_ in DIRECT_ONLY])
+@pytest.mark.parametrize("precision", ["hadamard", "full"])
+def test_direct_is_for_all_of_them(convolution: nn.Conv2d, precision: Precision) -> None:
+    layer = only_layer(convolution, WinogradConfig("direct", precision=precision))
+    assert (layer.algorithm, layer.reason) == ("direct", Reason.ELIGIBLE)
+    assert layer.precision == "hadamard"  # there is no stage besides the products
+
+
+@pytest.mark.parametrize(
+    ("convolution", "reason"),
+    [
+        (nn.Conv2d(8, 4, 7), Reason.KERNEL_SIZE),
+        (nn.Conv2d(8, 4, (1, 3)), Reason.KERNEL_SIZE),
+        (nn.Conv2d(8, 8, 3, stride=2, groups=8), Reason.GROUPS),
+        (nn.Conv2d(8, 8, 1, groups=2), Reason.GROUPS),
+        (nn.Conv2d(8, 4, 3, stride=2, dilation=2), Reason.DILATION),
+        (nn.Conv2d(8, 4, 3, stride=(1, 2)), Reason.STRIDE),
+        (nn.Conv2d(8, 4, 3, stride=2, padding=(1, 0)), Reason.PADDING),
+        (nn.ConvTranspose2d(8, 4, 2, stride=2), Reason.RANK),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["winograd", "direct"])
+def test_what_direct_cannot_do_stays_float(
+    convolution: nn.Module, reason: Reason, algorithm: str
+) -> None:
+    layer = only_layer(convolution, WinogradConfig(algorithm, others="direct"))
+    assert (layer.algorithm, layer.reason) == ("float", reason)
+
+
+def test_patterns_hold_for_others() -> None:
+    network = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1))
+    config = WinogradConfig(others="direct", exclude=("2",))
+    layers = plan(network, config, (1, 8, 12, 12)).layers
+    assert [(layer.algorithm, layer.reason) for layer in layers] == [
+        ("direct", Reason.STRIDE), ("direct", Reason.KERNEL_SIZE), ("float", Reason.EXCLUDED),
+    ]  # fmt: skip
+
+
+def test_an_unknown_choice_for_others_is_refused() -> None:
+    with pytest.raises(ConfigError, match="others is 'int8'; give one of 'float', 'direct'"):
+        WinogradConfig(others="int8")  # type: ignore[arg-type]
 
 
 def test_an_eligible_convolution_gets_what_is_configured() -> None:
@@ -121,6 +196,10 @@ def test_a_kernel_without_an_algorithm_stays_float_where_another_has_one(
     three, five = plan(TwoSizes(), config, (1, 8, 12, 12)).layers
     assert (three.algorithm, three.reason) == (config.algorithm, Reason.ELIGIBLE)
     assert (five.algorithm, five.reason) == ("float", Reason.NO_ALGORITHM)
+    assert detail in five.detail
+    three, five = plan(TwoSizes(), replace(config, others="direct"), (1, 8, 12, 12)).layers
+    assert (three.algorithm, three.reason) == (config.algorithm, Reason.ELIGIBLE)
+    assert (five.algorithm, five.reason) == ("direct", Reason.NO_ALGORITHM)
     assert detail in five.detail
     with pytest.raises((AlgorithmError, ConfigError), match=re.escape(detail)):
         only_layer(nn.Conv2d(8, 4, 5), config)
@@ -225,6 +304,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(option: str) -> None:
 
 
 def test_layers_get_learned_scales_of_their_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
     learned = learn_scales(network, winograd(2), iterations=10, per_layer=True)
     path = tmp_path / "layers.safetensors"

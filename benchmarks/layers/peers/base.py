@@ -156,7 +156,7 @@ class Problem:
 
     @cached_property
     def weight(self) -> NDArray[np.float32]:
-        """The weights (out, in, 3, 3)."""
+        """The weights (out, in, row, column)."""
         return self._map("weight")
 
     @cached_property
@@ -168,6 +168,21 @@ class Problem:
     def reference(self) -> NDArray[np.float32]:
         """The result in float32 (batch, height, width, channel)."""
         return self._map("reference")
+
+    @cached_property
+    def stride(self) -> int:
+        """Pixels of the input from one output to the next."""
+        return int(np.load(self.folder / "stride.npy"))
+
+    @property
+    def kernel(self) -> int:
+        """Edge of the kernel."""
+        return self.weight.shape[2]
+
+    @property
+    def padding(self) -> int:
+        """Zeros at each edge of the image."""
+        return self.kernel // 2
 
     @cached_property
     def quantized(self) -> Quantized:
@@ -191,7 +206,7 @@ class Quantized:
     ----------
     x : uint8 (batch, height, width, channel), zero at 0.
     x_step : of one level.
-    weight : int8 (out, in, 3, 3), symmetric.
+    weight : int8 (out, in, row, column), symmetric.
     weight_steps : float32 (out).
     bias : int32 (out), in units of x_step * weight_steps.
     y_step, y_zero : of the uint8 result, from its least to its largest value.

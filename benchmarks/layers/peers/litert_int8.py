@@ -8,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
-from .base import Problem, Quantized, Setting, Variant
+from .base import CannotRunError, Problem, Quantized, Setting, Variant
 
 SHIFT = 128  # LiteRT's activations are signed
 IDENTIFIER = b"TFL3"
@@ -19,6 +19,8 @@ class Convolution:
     """int8 in and out, with a zero point each."""
 
     def __init__(self, problem: Problem, threads: int) -> None:
+        if problem.stride != 1:
+            raise CannotRunError("with a stride LiteRT pads right and bottom alone")
         self.quantized = problem.quantized
         model = tflite_model(self.quantized, problem.reference.shape)
         self.interpreter = Interpreter(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from .base import CannotRunError, Problem, Setting, Variant
+from .qdq import geometry
 
 # It reads its calibration data from text: larger images are cropped to so many values.
 CALIBRATION_VALUES = 1 << 20
@@ -57,13 +58,12 @@ class Convolution:
 def float_model(problem: Problem, folder: Path) -> Path:
     """Write the layer as a model of MNN, by way of ONNX, and return its path."""
     batch, height, width, channels = problem.x.shape
-    planes, out = [batch, channels, height, width], [batch, len(problem.weight), height, width]
+    planes, out = (
+        [batch, channels, height, width],
+        [problem.reference.shape[i] for i in (0, 3, 1, 2)],
+    )
     graph = helper.make_graph(
-        [
-            helper.make_node(
-                "Conv", ["x", "weight", "bias"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]
-            )
-        ],
+        [helper.make_node("Conv", ["x", "weight", "bias"], ["y"], **geometry(problem))],
         "convolution",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, planes)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)],

@@ -56,7 +56,8 @@ def parameters(problem: Problem, kind: str) -> str:
     return (
         "7767517\n2 2\n"
         "Input x 0 1 x\n"
-        f"Convolution conv 1 1 x y 0={out} 1=3 4=1 5=1 6={weights}{int8}\n"
+        f"Convolution conv 1 1 x y 0={out} 1={problem.kernel} 3={problem.stride} "
+        f"4={problem.padding} 5=1 6={weights}{int8}\n"
     )
 
 

@@ -26,9 +26,7 @@ def qdq_model(problem: Problem) -> bytes:
             "DequantizeLinear", ["weight", "weight_steps", "weight_zeros"], ["w"], axis=0
         ),
         helper.make_node("DequantizeLinear", ["bias", "bias_steps", "bias_zeros"], ["b"], axis=0),
-        helper.make_node(
-            "Conv", ["x_planes", "w", "b"], ["y_planes"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]
-        ),
+        helper.make_node("Conv", ["x_planes", "w", "b"], ["y_planes"], **geometry(problem)),
         helper.make_node("Transpose", ["y_planes"], ["y_float"], perm=[0, 2, 3, 1]),
         helper.make_node("QuantizeLinear", ["y_float", "y_step", "y_zero"], ["y"]),
     ]
@@ -43,6 +41,15 @@ def qdq_model(problem: Problem) -> bytes:
     model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
     serialized: bytes = model.SerializeToString()
     return serialized
+
+
+def geometry(problem: Problem) -> dict[str, list[int]]:
+    """Return the attributes of ONNX's convolution."""
+    return {
+        "kernel_shape": [problem.kernel] * 2,
+        "pads": [problem.padding] * 4,
+        "strides": [problem.stride] * 2,
+    }
 
 
 def _constants(q: Quantized) -> dict[str, NDArray[np.generic]]:

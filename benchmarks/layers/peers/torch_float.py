@@ -25,10 +25,11 @@ class Convolution:
             for value in (problem.x, problem.weight, problem.bias)
         )
         x = x.permute(0, 3, 1, 2)
+        padding, stride = [problem.padding] * 2, [problem.stride] * 2
         packed = torch.ops.mkldnn._reorder_convolution_weight(
-            weight, ONES, ONES, ONES, 1, list(x.shape)
+            weight, padding, stride, ONES, 1, list(x.shape)
         )
-        self.arguments = (x, packed, bias, ONES, ONES, ONES, 1, "none", [], "")
+        self.arguments = (x, packed, bias, padding, stride, ONES, 1, "none", [], "")
 
     def run(self) -> None:
         """Compute the layer once."""

@@ -18,14 +18,15 @@ class Convolution:
         q = self.quantized = problem.quantized
         self.x = torch.from_numpy(q.x).permute(0, 3, 1, 2)
         steps = torch.from_numpy(q.weight_steps)
+        geometry = ([problem.stride] * 2, [problem.padding] * 2, ONES)
         packed = torch.ops.onednn.qconv_prepack(
-            torch.from_numpy(q.weight), steps, q.x_step, 0, ONES, ONES, ONES, 1, list(self.x.shape)
+            torch.from_numpy(q.weight), steps, q.x_step, 0, *geometry, 1, list(self.x.shape)
         )
         self.in_float = gives == "f32"
         out = (1.0, 0, torch.float32) if self.in_float else (q.y_step, q.y_zero, torch.uint8)
         zeros = torch.zeros(len(steps), dtype=torch.int64)
         bias = torch.from_numpy(problem.bias.copy())
-        weights = (packed, steps, zeros, bias, ONES, ONES, ONES, 1)
+        weights = (packed, steps, zeros, bias, *geometry, 1)
         self.arguments = (self.x, q.x_step, 0, *weights, *out, "none", [], "")
 
     def run(self) -> None:

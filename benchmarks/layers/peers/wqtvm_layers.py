@@ -18,7 +18,7 @@ from tvm.ir.instrument import pass_instrument
 
 import wqtvm
 
-from .base import Problem, Setting, Variant
+from .base import CannotRunError, Problem, Setting, Variant
 
 CONFIGS = {
     "wqtvm direct": wqtvm.WinogradConfig(algorithm="direct"),
@@ -40,10 +40,10 @@ TARGETS = {"best": "wq", "vnni": "wq/x86-vnni"}
 class ChannelsLast(nn.Module):
     """A convolution (batch, height, width, channel) to the same."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, stride: int) -> None:
         super().__init__()
-        out, channels = weight.shape[:2]
-        self.conv = nn.Conv2d(channels, out, 3, padding=1)
+        out, channels, kernel = weight.shape[:3]
+        self.conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2)
         self.conv.weight.data, self.conv.bias.data = weight, bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,11 +61,16 @@ class Convolution:
         buffers = Buffers(setting.threads)
         with tvm.transform.PassContext(opt_level=3, instruments=[buffers]):
             self.compiled = wqtvm.compile(
-                ChannelsLast(weight, bias),
+                ChannelsLast(weight, bias, problem.stride),
                 (self.x,),
                 target=TARGETS[setting.isa],
                 config=config,
             )
+        (layer,) = self.compiled.plan.layers
+        if layer.algorithm != config.algorithm:
+            raise CannotRunError(f"{layer.reason.value}: {layer.detail}")
+        if config.tile is not None and problem.kernel != 3:
+            raise CannotRunError(f"a kernel of 5x5 gets {layer.label}")
         self.workspace = buffers.nbytes - 4 * problem.reference.size
         wqtvm.set_num_threads(setting.threads)
 

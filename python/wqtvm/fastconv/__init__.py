@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .bilinear import BilinearAlgorithm, Matrix, Rational, as_matrix, rescaled
-from .families import KERNELS, bilinear_algorithm
+from .families import DIRECT_KERNELS, KERNELS, bilinear_algorithm
 from .rows import IntegerMatrix, RowOps, evaluate_row, integer_matrix
 from .scales import (
     CORRELATION,
@@ -21,6 +21,7 @@ from .toom_cook import INFINITY, NAMED_POINTS, direct, toom_cook, winograd
 
 __all__ = [
     "CORRELATION",
+    "DIRECT_KERNELS",
     "INFINITY",
     "KERNELS",
     "NAMED_POINTS",

@@ -10,7 +10,8 @@ from .bilinear import BilinearAlgorithm, Rational
 from .sfc import sfc
 from .toom_cook import KERNEL_TAPS, direct, winograd
 
-KERNELS = (3, 5)  # taps of the convolutions that are quantized
+KERNELS = (3, 5)  # taps of a kernel's edge for which there are fast algorithms, for stride 1
+DIRECT_KERNELS = (1, 2, 3, 4, 5)  # those of the direct convolution in int8, for any stride
 
 
 def bilinear_algorithm(

@@ -367,8 +367,8 @@ class _Part:
 
 
 def _part(layer: LayerPlan, features: F32, weight: F32) -> _Part:
-    padding = layer.padding[0]
-    edge = _PATCH + layer.weight_shape[2] - 1
+    padding, stride = layer.padding[0], layer.stride[0]
+    edge = (_PATCH - 1) * stride + layer.weight_shape[2]
     rows, columns = features.shape[1:3]
     part = features[:1]
     if min(rows, columns) >= 2 * edge:
@@ -378,7 +378,7 @@ def _part(layer: LayerPlan, features: F32, weight: F32) -> _Part:
         part = np.concatenate([part[:, y : y + edge, x : x + edge] for y in tops for x in lefts])
         padding = 0
     x = channels_first(part)
-    exact = torch.nn.functional.conv2d(x, torch.from_numpy(weight.copy()), padding=padding)
+    exact = torch.nn.functional.conv2d(x, torch.from_numpy(weight.copy()), None, stride, padding)
     return _Part(x, exact, padding)
 
 

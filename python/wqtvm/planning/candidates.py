@@ -9,7 +9,7 @@ from itertools import product
 
 from ..config import LARGEST_GROUP, WinogradConfig
 from ..errors import AlgorithmError, ConfigError
-from ..fastconv import SCALE_RULES, bilinear_algorithm
+from ..fastconv import KERNELS, SCALE_RULES, bilinear_algorithm
 from ..learning import resolve_scales
 from ..quantization.plan import LayerPlan, Reason
 from ..quantization.scheme import PRECISIONS
@@ -103,12 +103,17 @@ def candidates(
     precisions = PRECISIONS if config.precision == "full" else ("hadamard",)
     points = config.points if isinstance(config.points, str) else "best"
     choices: list[tuple[str, Tile | None, str]] = [("direct", None, points)]
-    choices += [("winograd", tile, points) for tile in _winograd_tiles(layer)]
-    if points != _COMPLEX:
-        choices += [("winograd", t, _COMPLEX) for t in _COMPLEX_TILES[layer.weight_shape[2]]]
-    choices += [("sfc", tile, points) for tile in _SFC_TILES]
+    if layer.stride == (1, 1) and layer.weight_shape[2] in KERNELS:
+        choices += [("winograd", tile, points) for tile in _winograd_tiles(layer)]
+        if points != _COMPLEX:
+            choices += [("winograd", t, _COMPLEX) for t in _COMPLEX_TILES[layer.weight_shape[2]]]
+        choices += [("sfc", tile, points) for tile in _SFC_TILES]
+    else:
+        precisions = ("hadamard",)
+    # One tap's step is that of its filter, and is applied in fewer operations so.
+    finest = "filter" if layer.weight_shape[2] == 1 else "tap"
     wanted = [
-        (*choice, precision, group, "tap")
+        (*choice, precision, group, finest)
         for choice in choices
         for precision in precisions
         for group in _groups(layer, config)

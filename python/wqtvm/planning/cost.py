@@ -32,12 +32,11 @@ from ..schedules.kernels import kernels_of
 from ..target import TargetRecord
 from ..target.machine import Machine
 from ..topi.direct_workload import DirectWorkload
+from ..topi.layer import workload_of
 from ..topi.workload import WinogradWorkload, Workload
 
 _FLOAT = 4  # bytes
 _MEGA = 1e6
-# Images, rows and columns of the input, its channels, output channels, padding.
-_Shape = tuple[int, int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def predict(
 
     Parameters
     ----------
-    layer : a convolution of stride 1.
+    layer : a convolution as it is planned.
     record : of the target, whose schedule divides the layer.
     threads : among which its tasks are divided, unless the machine has cores of its own.
     machine : its peaks; the target's own if None.
@@ -178,11 +177,7 @@ def work_of(
     divided = divided or threads
     if layer.algorithm == "float":
         return _float(layer, threads)
-    scheme = layer.scheme()
-    images, channels, height, width = layer.input_shape
-    shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
-    divide = _direct_work if scheme.is_direct else _winograd_work
-    return counted(divide(scheme, shape, record, divided), threads)
+    return counted(_divided(workload_of(layer, record.dot), record, divided), threads)
 
 
 def counted(work: DirectWorkload | WinogradWorkload, threads: int) -> Work:
@@ -192,20 +187,10 @@ def counted(work: DirectWorkload | WinogradWorkload, threads: int) -> Work:
 
 # As they are lowered. Networks have many layers of one shape, and schedules compare many blocks.
 @lru_cache(maxsize=4096)
-def _direct_work(
-    scheme: Scheme, shape: _Shape, record: TargetRecord, threads: int
-) -> DirectWorkload:
-    work = DirectWorkload(scheme, *shape, record.dot)
-    divided: DirectWorkload = kernels_of(record).divided(work, threads)
-    return divided
-
-
-@lru_cache(maxsize=4096)
-def _winograd_work(
-    scheme: Scheme, shape: _Shape, record: TargetRecord, threads: int
-) -> WinogradWorkload:
-    work = WinogradWorkload(scheme, *shape, record.dot)
-    divided: WinogradWorkload = kernels_of(record).divided(work, threads)
+def _divided(
+    work: DirectWorkload | WinogradWorkload, record: TargetRecord, threads: int
+) -> DirectWorkload | WinogradWorkload:
+    divided: DirectWorkload | WinogradWorkload = kernels_of(record).divided(work, threads)
     return divided
 
 

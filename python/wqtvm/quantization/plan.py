@@ -133,6 +133,7 @@ class LayerPlan:
                 "balance", "correction",
             )  # fmt: skip
             return
+        self._check_stride()
         self._one_of("precision", PRECISIONS)
         self._one_of("steps", STEPS)
         self._one_of("weight_steps", WEIGHT_STEPS)
@@ -182,6 +183,13 @@ class LayerPlan:
         return (
             f"{label} +-i" if self.algorithm == "winograd" and "i" in (self.points or ()) else label
         )
+
+    @property
+    def kernel_text(self) -> str:
+        """The weights' shape as tables show it, with the stride if there is one: "64x32x3x3/2"."""
+        stride = "x".join(str(step) for step in dict.fromkeys(self.stride))
+        shape = "x".join(map(str, self.weight_shape))
+        return shape if self.stride == (1, 1) else f"{shape}/{stride}"
 
     @property
     def predicted_text(self) -> str:
@@ -238,6 +246,14 @@ class LayerPlan:
             None if square else columns,
             None if square else named_scales(name, columns),
         )
+
+    def _check_stride(self) -> None:
+        if self.algorithm != "direct" and self.stride != (1, 1):
+            self._refuse("stride", f"(1, 1) for algorithm {self.algorithm!r}, or 'direct'")
+        if self.stride[0] != self.stride[1]:
+            self._refuse("stride", "two equal numbers, or algorithm 'float'")
+        if self.stride != (1, 1) and self.precision != "hadamard":
+            self._refuse("precision", "'hadamard' where the stride is not (1, 1)")
 
     def _check_tile(self) -> None:
         edges = self.tile if isinstance(self.tile, tuple) else (self.tile,)
@@ -387,13 +403,12 @@ def algorithm_label(algorithm: str, tile: int | tuple[int, int] | None, taps: in
 
 
 def _row(layer: LayerPlan) -> tuple[str, ...]:
-    kernel = f"{layer.weight_shape[2]}x{layer.weight_shape[3]}"
     reason = f"{layer.reason.value}: {layer.detail}" if layer.detail else layer.reason.value
     group = {None: "", 0: "whole"}.get(layer.group_size, str(layer.group_size))
     return (
         layer.name,
         "x".join(map(str, layer.input_shape)),
-        f"{layer.weight_shape[0]}x{layer.weight_shape[1]}x{kernel}",
+        layer.kernel_text,
         layer.label,
         " x ".join(" ".join(points) for points in (layer.points, layer.column_points) if points),
         layer.precision or "",

@@ -10,7 +10,7 @@ FuseOps, which then see an operator that takes elementwise followers in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -19,14 +19,15 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ..errors import NotEligibleError
 from ..frontend.names import bindings, layer_name, operator_name
-from ..quantization import Scheme, quantize_weights
+from ..quantization import quantize_weights
 from ..quantization.plan import LayerPlan, Plan
 from ..schedules.tuned import Records
 from ..target import TargetRecord
 from ..topi.direct import direct_conv2d
 from ..topi.direct_workload import DirectWorkload, pack_direct_weights
+from ..topi.layer import workload_of
 from ..topi.winograd import winograd_conv2d
-from ..topi.workload import WinogradWorkload, pack_weights
+from ..topi.workload import pack_weights
 from .constants import array_of, is_tensor_constant, shape_of
 
 Progress = Callable[[str, int, int], None]
@@ -112,27 +113,20 @@ class _Lowering(PyExprMutator):
     ) -> relax.Expr:
         scheme = layer.scheme()
         quantized = quantize_weights(weight.transpose(3, 2, 0, 1), scheme, layer.name)
-        work = self._workload(layer, scheme)
+        undivided = workload_of(layer, self.record.dot)
+        work = self.records.divided(undivided, self.record, self.threads)
         if isinstance(work, DirectWorkload):
             packed, define = pack_direct_weights(quantized, work), partial(direct_conv2d, work)
         else:
             packed, define = pack_weights(quantized, work), partial(winograd_conv2d, work)
         if work not in self.functions:
             size = f"{work.in_channels}x{work.out_channels}_{work.height}x{work.width}"
+            size += f"_k{scheme.kernel}s{layer.stride[0]}"
             # Without a global symbol it is private: fusion may absorb it.
             function = define().without_attr("global_symbol")
             self.functions[work] = self.builder_.add_func(function, f"wq_{layer.algorithm}_{size}")
         constants = [relax.const(array) for array in packed.values()]
         return relax.call_tir(self.functions[work], [x, *constants], out_ty=call.ty)
-
-    def _workload(self, layer: LayerPlan, scheme: Scheme) -> DirectWorkload | WinogradWorkload:
-        """What one layer computes, in the sizes that the target's schedule wants."""
-        images, channels, height, width = layer.input_shape
-        shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
-        kind = DirectWorkload if scheme.is_direct else WinogradWorkload
-        return self.records.divided(
-            kind(scheme, *shape, self.record.dot), self.record, self.threads
-        )
 
 
 def _check(layer: LayerPlan, call: relax.Call) -> None:
@@ -144,12 +138,29 @@ def _check(layer: LayerPlan, call: relax.Call) -> None:
     elif not is_tensor_constant(call.args[1]):
         problem = "its weights are computed at run time; plan it as float"
     else:
-        weight = shape_of(call.args[1])
-        found = (weight[3], weight[2], weight[0], weight[1])
-        if found != layer.weight_shape or any(int(s) != 1 for s in attrs.strides):
-            problem = (
-                f"weights are {found} with strides {[int(s) for s in attrs.strides]}, the plan "
-                f"says {layer.weight_shape} with stride 1; make the plan from this network"
-            )
+        problem = _difference(layer, call)
     if problem:
         raise NotEligibleError(f"layer {layer.name}: {problem}")
+
+
+def _difference(layer: LayerPlan, call: relax.Call) -> str | None:
+    """What a convolution has that its plan, or arithmetic in int8, does not allow."""
+    attrs, weight = call.attrs, shape_of(call.args[1])
+    for what, found, planned in (
+        ("weights", (weight[3], weight[2], weight[0], weight[1]), layer.weight_shape),
+        ("strides", _integers(attrs.strides), layer.stride),
+        ("padding", _integers(attrs.padding), layer.padding * 2),
+        ("dilation", _integers(attrs.dilation), layer.dilation),
+        ("groups", int(attrs.groups), layer.groups),
+    ):
+        if found != planned:
+            return f"{what} are {found}, the plan says {planned}; make the plan from this network"
+    if layer.groups != 1 or layer.dilation != (1, 1):
+        return "it is grouped or dilated; plan it as float"
+    if weight[0] != weight[1] or layer.padding[0] != layer.padding[1]:
+        return f"kernel or padding {layer.padding} has unequal edges; plan it as float"
+    return None
+
+
+def _integers(values: Sequence[object]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)  # type: ignore[call-overload]

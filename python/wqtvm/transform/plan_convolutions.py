@@ -15,7 +15,13 @@ from tvm import ir, relax
 
 from ..config import WinogradConfig
 from ..errors import AlgorithmError, ConfigError
-from ..fastconv import KERNELS, SCALE_RULES, BilinearAlgorithm, bilinear_algorithm
+from ..fastconv import (
+    DIRECT_KERNELS,
+    KERNELS,
+    SCALE_RULES,
+    BilinearAlgorithm,
+    bilinear_algorithm,
+)
 from ..frontend.names import CONVOLUTION_OPS, bindings, layer_name, operator_name
 from ..learning import LearnedScales, learned_scales
 from ..quantization.plan import LayerPlan, Plan, Reason
@@ -53,24 +59,52 @@ def plan_convolutions(module: ir.IRModule, config: WinogradConfig) -> Plan:
     """
     if config.algorithm == "auto":
         raise ConfigError('algorithm "auto" needs measurements; plan with wqtvm.planning')
-    layers, eligible = [], {}
-    for binding in bindings(module["main"]):
-        if operator_name(binding.value) not in CONVOLUTION_OPS:
-            continue
-        layer = _as_float(layer_name(binding.var), binding.value, config)
-        layers.append(layer)
-        if layer.reason is Reason.ELIGIBLE and config.algorithm != "float":
-            eligible[layer.name] = layer.weight_shape[2]
+    layers = [
+        _as_float(layer_name(binding.var), binding.value, config)
+        for binding in bindings(module["main"])
+        if operator_name(binding.value) in CONVOLUTION_OPS
+    ]
     _check_patterns([layer.name for layer in layers], config)
-    choices = _choices(sorted(set(eligible.values())), config)
-    return Plan(
-        tuple(
-            _quantized(layer, choices[eligible[layer.name]], config)
-            if layer.name in eligible
-            else layer
-            for layer in layers
-        )
-    )
+    if config.algorithm == "float":
+        return Plan(tuple(layers))
+    wanted = {layer.weight_shape[2] for layer in layers if _is_for(layer, config)}
+    choices = _choices(sorted(wanted), config)
+    return Plan(tuple(_planned(layer, choices, config) for layer in layers))
+
+
+def _is_for(layer: LayerPlan, config: WinogradConfig) -> bool:
+    """Whether the algorithm that is configured is for such a layer."""
+    if layer.reason is not Reason.ELIGIBLE:
+        return False
+    return config.algorithm == "direct" or _beyond_fast(layer) is None
+
+
+def _beyond_fast(layer: LayerPlan) -> tuple[Reason, str] | None:
+    """Why an eligible layer can only be computed directly, or None if it has fast algorithms."""
+    rows, columns = layer.weight_shape[2:]
+    if rows not in KERNELS:
+        return Reason.KERNEL_SIZE, f"{rows}x{columns}"
+    if layer.stride != (1, 1):
+        return Reason.STRIDE, f"{layer.stride[0]}x{layer.stride[1]}"
+    return None
+
+
+def _planned(
+    layer: LayerPlan, choices: dict[int, _Choice | str], config: WinogradConfig
+) -> LayerPlan:
+    """A layer as it is configured."""
+    if layer.reason is not Reason.ELIGIBLE:
+        return layer
+    if _is_for(layer, config):
+        choice = choices[layer.weight_shape[2]]
+        if not isinstance(choice, str):
+            return _quantized(layer, choice, config)
+        layer = replace(layer, reason=Reason.NO_ALGORITHM, detail=choice)
+    else:
+        beyond = _beyond_fast(layer)
+        assert beyond is not None
+        layer = replace(layer, reason=beyond[0], detail=beyond[1])
+    return layer if config.others == "float" else _direct(layer, config)
 
 
 def _choices(kernels: Sequence[int], config: WinogradConfig) -> dict[int, _Choice | str]:
@@ -106,9 +140,14 @@ def _choice(taps: int, config: WinogradConfig) -> _Choice:
     return _Choice(tile, rows, columns[0].points if columns else None, learned)
 
 
-def _quantized(layer: LayerPlan, choice: _Choice | str, config: WinogradConfig) -> LayerPlan:
-    if isinstance(choice, str):
-        return replace(layer, reason=Reason.NO_ALGORITHM, detail=choice)
+def _direct(layer: LayerPlan, config: WinogradConfig) -> LayerPlan:
+    """An eligible layer computed directly, where the algorithm that is configured is another."""
+    scales = config.scales if config.scales in SCALE_RULES else "correlated"  # of no use in direct
+    direct = replace(config, algorithm="direct", precision="hadamard", scales=scales)
+    return _quantized(layer, _choice(layer.weight_shape[2], direct), direct)
+
+
+def _quantized(layer: LayerPlan, choice: _Choice, config: WinogradConfig) -> LayerPlan:
     learned = choice.learned
     scales = None if learned is None else learned.scales_for(choice.rows, layer.name)
     return replace(
@@ -116,11 +155,13 @@ def _quantized(layer: LayerPlan, choice: _Choice | str, config: WinogradConfig) 
         algorithm=config.algorithm,
         tile=choice.tile,
         points=choice.rows.points or None,
-        precision=config.precision,
+        # Without a transform there are no stages besides the products.
+        precision="hadamard" if _beyond_fast(layer) else config.precision,
         group_size=config.group_size,
         scales=config.scales,
         steps=config.steps,
-        weight_steps=config.weight_steps,
+        # One tap's step is that of its filter, and is applied in fewer operations so.
+        weight_steps="filter" if layer.weight_shape[2] == 1 else config.weight_steps,
         s_b=scales.s_b if scales else None,
         s_g=scales.s_g if scales else None,
         column_points=choice.column_points,
@@ -179,11 +220,11 @@ def _refusal(
         (dtypes != {"float32"}, Reason.DTYPE, f"is {'/'.join(sorted(dtypes))}, float32 is needed"),
         (int(attrs.groups) != 1, Reason.GROUPS, f"{int(attrs.groups)} groups"),
         (
-            weight[2] != weight[3] or weight[2] not in KERNELS,
+            weight[2] != weight[3] or weight[2] not in DIRECT_KERNELS,
             Reason.KERNEL_SIZE,
             f"{weight[2]}x{weight[3]}",
         ),
-        (strides != (1, 1), Reason.STRIDE, f"{strides[0]}x{strides[1]}"),
+        (strides[0] != strides[1], Reason.STRIDE, f"{strides[0]}x{strides[1]}"),
         (dilation != (1, 1), Reason.DILATION, f"{dilation[0]}x{dilation[1]}"),
         (len(set(padding)) > 1, Reason.PADDING, f"{padding} differs between edges"),
         (

@@ -17,8 +17,8 @@ from ..schedules.tuned import Work, key_of
 from ..target import TargetRecord
 from ..topi.direct import direct_conv2d
 from ..topi.direct_workload import DirectWorkload
+from ..topi.layer import workload_of
 from ..topi.winograd import winograd_conv2d
-from ..topi.workload import WinogradWorkload
 
 
 @dataclass(frozen=True)
@@ -93,20 +93,10 @@ def definition_of(work: Work) -> tirx.PrimFunc:
     return direct_conv2d(work) if isinstance(work, DirectWorkload) else winograd_conv2d(work)
 
 
-def work_of(layer: LayerPlan, record: TargetRecord) -> Work:
-    """The workload of an int8 layer of a plan."""
-    scheme = layer.scheme()
-    images, channels, height, width = layer.input_shape
-    shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
-    if scheme.is_direct:
-        return DirectWorkload(scheme, *shape, record.dot, stride=layer.stride[0])
-    return WinogradWorkload(scheme, *shape, record.dot)
-
-
 def tasks_of(
     layers: Iterable[LayerPlan], record: TargetRecord, threads: int
 ) -> list[tuple[Task, int]]:
     """The tasks of int8 layers, each once, with the number of layers that it is of."""
-    works = [work_of(layer, record) for layer in layers if layer.algorithm != "float"]
+    works = [workload_of(layer, record.dot) for layer in layers if layer.algorithm != "float"]
     counted: Counter[Work] = Counter(works)
     return [(Task(work, record, threads), count) for work, count in counted.items()]
