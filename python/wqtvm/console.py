@@ -130,7 +130,7 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 def plan_table(plan: Plan) -> Table:
     """Return a plan as a table: what is computed in int8, and why the rest is not."""
-    timed = any(layer.predicted_ms is not None for layer in plan.layers)
+    timed = any(layer.ms is not None for layer in plan.layers)
     times = ["predicted ms>"] * timed
     result = table("layer", "input", "weight", "algorithm", "precision", *times, "reason")
     for layer in plan.layers:
@@ -140,7 +140,7 @@ def plan_table(plan: Plan) -> Table:
             layer.kernel_text,
             layer.label,
             layer.precision or "",
-            *[layer.predicted_text] * timed,
+            *[layer.ms_text] * timed,
             escape(_reason(layer)),
             style=None if layer.algorithm != "float" else "dim",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,12 @@ from wqtvm.planning.samples import made_up_samples
 from wqtvm.quantization import sqnr_db
 from wqtvm.quantization.plan import LayerPlan, Plan, Reason
 from wqtvm.runtime.made_up import random_inputs
+from wqtvm.target import lookup, usable_cpus
 from wqtvm.tensor_spec import TensorSpec
+from wqtvm.topi.layer import workload_of
 from wqtvm.transform import pipeline
+from wqtvm.tuning.journal import Journal
+from wqtvm.tuning.task import Task
 
 AUTO = WinogradConfig(algorithm="auto")
 
@@ -97,6 +102,26 @@ def test_a_loose_budget_takes_little_time_and_a_tight_one_more() -> None:
     loose, tight = chosen(3.0), chosen(0.01)
     assert saved(loose) > 2
     assert ms(loose) < ms(tight)
+
+
+def test_measured_times_count_instead_of_predicted_ones(tmp_path: Path) -> None:
+    config = WinogradConfig(algorithm="auto", max_loss_db=3.0, records="none")
+    predicted = plan(Easy(), config).layer("body")
+    assert predicted.measured_ms is None
+    # A database in which another way of the layer takes next to no time.
+    other = replace(
+        predicted, algorithm="direct", tile=None, points=None, column_points=None, s_b=None,
+        s_g=None, precision="hadamard", group_size=32, scales="correlated", weight_steps="tap",
+        balance=None, correction=None,
+    )  # fmt: skip
+    assert other.algorithm != predicted.algorithm
+    record = lookup("wq")
+    task = Task(workload_of(other, record.dot), record, usable_cpus())
+    database = tmp_path / "db.jsonl"
+    Journal(database).add_winner(task.key, task.space.default, 1e-6, 1.0)
+    measured = plan(Easy(), replace(config, records=str(database))).layer("body")
+    assert (measured.label, measured.measured_ms) == ("direct", 1e-6)
+    assert measured.ms_text == "1e-06 measured"
 
 
 def test_peaks_are_for_auto_and_come_from_a_file() -> None:

@@ -29,9 +29,11 @@ from ..emulation import emulated_convolution
 from ..errors import ConfigError, InputMismatchError, NonFiniteError
 from ..quantization.plan import LayerPlan, Plan, Reason
 from ..runtime.specs import as_array
+from ..schedules.tuned import records_of
 from ..target import TargetRecord, lookup, usable_cpus
 from ..target.machine import measured_machine
 from ..tensor_spec import TensorSpec
+from ..topi.layer import workload_of
 from ..transform.balance_channels import balanceable
 from ..transform.plan_convolutions import plan_convolutions
 from .allocate import Option, allocate
@@ -112,7 +114,7 @@ def plan_network(
     if targets is not None and inputs is None:
         raise ConfigError("targets are given without inputs; give the inputs that they belong to")
     report = progress or (lambda *_: None)
-    predicted_ms = _clock(lookup(target), config)
+    predicted_ms, measured_ms = _clocks(lookup(target), config)
     direct = replace(
         config,
         algorithm="direct",
@@ -159,7 +161,7 @@ def plan_network(
 
     layers = []
     for index, layer in enumerate(eligible):
-        offered = candidates(layer, config, predicted_ms)
+        offered = candidates(layer, config, predicted_ms, measured_ms)
         features = [sample.features[layer.name] for sample in samples]
         layers.append(_measure(layer, offered, features, weights[layer.name]))
         report(_STAGE, 2 + index, steps)
@@ -310,12 +312,22 @@ class _Chooser:
         return errors
 
 
-def _clock(record: TargetRecord, config: WinogradConfig) -> Callable[[LayerPlan], float]:
-    """What predicts the milliseconds of a planned layer."""
+def _clocks(
+    record: TargetRecord, config: WinogradConfig
+) -> tuple[Callable[[LayerPlan], float], Callable[[LayerPlan], float | None]]:
+    """What predicts the milliseconds of a planned layer, and what knows measured ones."""
     threads, machine = usable_cpus(), record.machine
     if config.peaks is not None:
         machine = measured_machine(machine, config.peaks, threads)
-    return lambda layer: predict(layer, record, threads, machine).ms
+    records = records_of(record, config.records)
+
+    def measured_ms(layer: LayerPlan) -> float | None:
+        if layer.algorithm == "float":
+            return None
+        winner = records.winner(workload_of(layer, record.dot), record, threads)
+        return None if winner is None else winner.ms
+
+    return lambda layer: predict(layer, record, threads, machine).ms, measured_ms
 
 
 def _measure(
@@ -403,7 +415,7 @@ def _explained(
     if cheaper:
         nearest = min(cheaper, key=lambda i: layer.errors[i])
         best, found = layer.choices[nearest], _decibel(layer.errors[nearest])
-        ms = best.layer.predicted_ms
+        ms = best.layer.ms
         texts.append(f"the best that is cheaper, {best.label}, {ms:.3g} ms, has {found:.1f} dB")
     return replace(chosen.layer, reason=Reason.BUDGET, detail="; ".join(texts))
 

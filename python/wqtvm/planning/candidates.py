@@ -40,7 +40,7 @@ class Candidate:
 
     Attributes
     ----------
-    layer : with the milliseconds that it is predicted to take.
+    layer : with the milliseconds that it takes, measured or predicted.
     cost : what is to be least: the same, or multiplications.
     """
 
@@ -86,7 +86,10 @@ def _divides(size: int, other: int) -> bool:
 
 
 def candidates(
-    layer: LayerPlan, config: WinogradConfig, predicted_ms: Callable[[LayerPlan], float]
+    layer: LayerPlan,
+    config: WinogradConfig,
+    predicted_ms: Callable[[LayerPlan], float],
+    measured_ms: Callable[[LayerPlan], float | None] = lambda _: None,
 ) -> list[Candidate]:
     """Ways to compute an eligible layer, the cheapest first; float is the last.
 
@@ -99,6 +102,7 @@ def candidates(
         are of up to twice its group size, but for direct convolutions; ``minimize`` says what a
         candidate costs.
     predicted_ms : the time of a planned layer.
+    measured_ms : the same by measurement, if there is one; it counts instead.
     """
     precisions = PRECISIONS if config.precision == "full" else ("hadamard",)
     points = config.points if isinstance(config.points, str) else "best"
@@ -130,13 +134,17 @@ def candidates(
         found = _planned(layer, config, *each)
         if found is not None:
             planned.append(found)
-    return undominated([_candidate(each, predicted_ms(each), config.minimize) for each in planned])
+    timed = [
+        replace(each, predicted_ms=predicted_ms(each), measured_ms=measured_ms(each))
+        for each in planned
+    ]
+    return undominated([_candidate(each, config.minimize) for each in timed])
 
 
-def _candidate(layer: LayerPlan, ms: float, minimize: str) -> Candidate:
+def _candidate(layer: LayerPlan, minimize: str) -> Candidate:
+    ms = layer.ms or 0.0
     # Of as many multiplications the time decides, in which alone groups differ.
-    cost = ms if minimize == "time" else multiplications(layer) + _TIE_A_MS * ms
-    return Candidate(replace(layer, predicted_ms=ms), cost)
+    return Candidate(layer, ms if minimize == "time" else multiplications(layer) + _TIE_A_MS * ms)
 
 
 def undominated(found: Sequence[Candidate]) -> list[Candidate]:

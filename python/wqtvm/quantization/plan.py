@@ -68,6 +68,8 @@ class LayerPlan:
     correction : what is added to each output channel, the mean of its error taken off; or None.
     predicted_ms : milliseconds that the layer is predicted to take, where algorithm "auto" compared
         times; else None.
+    measured_ms : milliseconds that a tuned kernel of it took, where algorithm "auto" has a record
+        of it; they count instead of the predicted ones. Else None.
 
     Raises
     ------
@@ -98,6 +100,7 @@ class LayerPlan:
     balance: tuple[float, ...] | None = None
     correction: tuple[float, ...] | None = None
     predicted_ms: float | None = None
+    measured_ms: float | None = None
 
     _LENGTHS: ClassVar[Mapping[str, int]] = {
         "input_shape": 4, "weight_shape": 4, "stride": 2, "padding": 2, "dilation": 2,
@@ -117,8 +120,9 @@ class LayerPlan:
         self._one_of("algorithm", ALGORITHMS)
         if not isinstance(self.reason, Reason):
             self._refuse("reason", "a Reason")
-        if self.predicted_ms is not None and not _positive((self.predicted_ms,)):
-            self._refuse("predicted_ms", "None, or a positive number of milliseconds")
+        for field in ("predicted_ms", "measured_ms"):
+            if getattr(self, field) is not None and not _positive((getattr(self, field),)):
+                self._refuse(field, "None, or a positive number of milliseconds")
         if self.algorithm == "winograd":
             self._check_tile()
         elif self.algorithm == "sfc":
@@ -192,8 +196,15 @@ class LayerPlan:
         return shape if self.stride == (1, 1) else f"{shape}/{stride}"
 
     @property
-    def predicted_text(self) -> str:
-        """The predicted milliseconds as tables show them, or nothing."""
+    def ms(self) -> float | None:
+        """Milliseconds by measurement, or else as predicted; None if neither is known."""
+        return self.predicted_ms if self.measured_ms is None else self.measured_ms
+
+    @property
+    def ms_text(self) -> str:
+        """The milliseconds as tables show them, or nothing."""
+        if self.measured_ms is not None:
+            return f"{self.measured_ms:.3g} measured"
         return "" if self.predicted_ms is None else f"{self.predicted_ms:.3g}"
 
     def bilinear_algorithms(self) -> tuple[BilinearAlgorithm, BilinearAlgorithm]:
@@ -415,7 +426,7 @@ def _row(layer: LayerPlan) -> tuple[str, ...]:
         group,
         layer.scales or "",
         layer.steps or "",
-        layer.predicted_text,
+        layer.ms_text,
         reason,
     )
 
