@@ -81,7 +81,8 @@ def test_a_wrong_result_is_an_error(tmp_path: Path) -> None:
     right = str(tmp_path / "right.so")
     workers.build(wanted, point, right)
     measured = workers.measure(wanted, point, right, None, None)
-    assert len(measured.ms) == 5
+    assert 0 < measured.ms <= measured.median_ms
+    assert measured.runs >= 3
     wrong = replace(wanted, work=replace(wanted.work, padding=0))
     path = str(tmp_path / "wrong.so")
     workers.build(wrong, wrong.space.default, path)

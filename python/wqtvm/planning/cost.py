@@ -115,6 +115,8 @@ class Work:
     weights : pairs of bytes, and how often they are read.
     image_bytes, image_reads : of input and output together, and how often they are read or written.
     cache_bytes : of V and M, through L2.
+    blocks : bytes of V of a block, and how often they are read: from farther where L2 does not hold
+        them.
     """
 
     products: float
@@ -125,6 +127,7 @@ class Work:
     transforms: float = 0.0
     quantized: float = 0.0
     cache_bytes: float = 0.0
+    blocks: tuple[float, float] = (0.0, 0.0)
     is_float: bool = False
 
     def time(self, machine: Machine, efficiency: Efficiency = FITTED) -> Prediction:
@@ -137,7 +140,10 @@ class Work:
         operations = machine.float32_gflops / 2 * _MEGA  # a millisecond
         weights = sum(machine.reading_ms(nbytes) * times for nbytes, times in self.weights)
         images = machine.reading_ms(self.image_bytes) * self.image_reads
-        caches = self.cache_bytes / (machine.l2_gbps * _MEGA)
+        l2 = machine.l2_gbps * _MEGA
+        caches = self.cache_bytes / l2
+        block, times = self.blocks
+        caches += times * (machine.reading_ms(block) - block / l2)
         return Prediction(
             products=2 * self.products / (share * peak * _MEGA),
             scaling=efficiency.scaling * self.scaling / operations,
@@ -240,7 +246,8 @@ def _winograd(work: WinogradWorkload, threads: int) -> Work:
     # A block that threads share, such as one that is alone, is divided by vectors of output
     # channels: each thread reads its part of the weights once a block.
     is_shared = dict(work.choices).get("by_panels", tasks == 1)
-    share = _busiest(work.packed_channels // work.dot.lanes if is_shared else tasks, threads)
+    vectors = work.packed_channels // work.dot.lanes
+    share = _busiest(vectors if is_shared else tasks, threads)
     tiles, taps = share * work.batch * rows * columns, math.prod(scheme.products)
     inputs, outputs = work.groups * work.group_size, work.packed_channels
     weights = math.prod(work.packed_shape) * _bytes(work.dot.weight_dtype)
@@ -258,6 +265,7 @@ def _winograd(work: WinogradWorkload, threads: int) -> Work:
         image_bytes=_image_bytes(work),
         image_reads=share * again,
         cache_bytes=2 * tiles * taps * (v_bytes + _FLOAT * outputs),
+        blocks=(math.prod(work.block) * taps * v_bytes, share * tasks * vectors),
     )
 
 

@@ -30,7 +30,7 @@ class Trial:
     Attributes
     ----------
     point : a value for each knob.
-    ms : the median of its repetitions; None if it failed.
+    ms : milliseconds of its undisturbed runs; None if it failed.
     error : why it failed; empty if it did not.
     """
 

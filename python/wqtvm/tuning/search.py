@@ -40,6 +40,7 @@ logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.ERROR)
 _BLOCK = "output"
 _CHOICE = "wq.point"
 _POPULATION, _GENERATIONS = 256, 3
+_AT_RANDOM = 0.2  # of the candidates that are run
 _NEIGHBOURS = 2  # values of a knob, on both sides, that a mutation mostly moves to
 _NEAR = 0.7
 _ENOUGH = 12  # candidates of a layer, on average, for XGBoost to learn from
@@ -57,6 +58,7 @@ def context_of(task: Task, seed: int) -> ms.TuneContext:
         init_measured_ratio=0.2,
         init_min_unmeasured=min(50, len(space.points)),
         genetic_num_iters=_GENERATIONS,
+        eps_greedy=_AT_RANDOM,
     )
     with without_cuda_intrinsics():
         return ms.TuneContext(

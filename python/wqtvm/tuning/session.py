@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import platform
 import signal
@@ -24,19 +25,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..errors import ConfigError, TuningError
+from ..errors import ConfigError, MissingDependencyError, TuningError
 from ..quantization.plan import LayerPlan, Plan
 from ..schedules.space import Point
 from ..target import TargetRecord, lookup, usable_cpus
 from ..versions import versions
 from .journal import Journal, Trial
 from .task import Task, tasks_of
-from .workers import Remote, now
+from .workers import Measured, Remote, now
 
 _A_ROUND = 8  # candidates of a layer that are built and run before the ranking learns
 _FINALISTS = 4  # that take turns with the default kernel
 _RACE_ROUNDS = 15
 _LEAST_GAIN = 1.01
+_NEEDED = ("cloudpickle", "psutil", "xgboost")
 CANDIDATE_SECONDS = 60.0
 
 
@@ -138,6 +140,8 @@ def tune(
         If a layer's default kernel does not build or run, or computes something wrong.
     TuningDatabaseError
         If the database cannot be read or written.
+    MissingDependencyError
+        If a package is not installed that MetaSchedule needs.
     """
     if trials is None and minutes is None:
         raise ConfigError("neither trials nor minutes are given; say how long the search may take")
@@ -146,6 +150,11 @@ def tune(
             raise ConfigError(f"{name} is {value}; give at least {least}")
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"minutes are {minutes}; give more than 0")
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"tuning takes {', '.join(missing)}, which is not installed; pip install 'wqtvm[tune]'"
+        )
     record = lookup(target)
     layers = plan.layers if isinstance(plan, Plan) else plan
     counted = tasks_of(layers, record, threads or usable_cpus())
@@ -244,21 +253,19 @@ class _Session:
             raise TuningError(f"layer {task.name}: its default kernel fails: {error}") from error
         finally:
             self.bench.remove([path])
-        standing.default_ms = min(measured.ms)
+        standing.default_ms = measured.ms
         if self.journal.trial(task.key, point) is None:
-            self._add(task, point, measured.ms, "")
+            self._add(task, point, measured, "")
         for trial in self.journal.trials(task.key):
             self._count(standing, trial)
         standing.best_ms = min(standing.best_ms, standing.default_ms)
         standing.history.append((0, standing.best_ms))
         self.watch(self.standings, self.done, self._seconds())
 
-    def _add(self, task: Task, point: Point, ms: Sequence[float], error: str) -> Trial:
-        # Others use the machine, too: the least is what disturbed it least.
-        trial = Trial(point, min(ms) if ms else None, error)
-        self.journal.add_trial(
-            task.key, trial, runs=[round(each, 5) for each in ms], session=self.name, when=now()
-        )
+    def _add(self, task: Task, point: Point, measured: Measured | None, error: str) -> Trial:
+        trial = Trial(point, None if measured is None else measured.ms, error)
+        more = {} if measured is None else {"median_ms": measured.median_ms, "runs": measured.runs}
+        self.journal.add_trial(task.key, trial, **more, session=self.name, when=now())
         return trial
 
     def _count(self, standing: Standing, trial: Trial) -> None:
@@ -321,10 +328,11 @@ class _Session:
             if self._is_over():
                 self.bench.remove([path])
                 return RunnerResult(None, "the search is over")
+            found, error = None, ""
             try:
-                found, error = self.bench.measure(task, point, path).ms, ""
+                found = self.bench.measure(task, point, path)
             except Exception as problem:
-                found, error = (), f"{type(problem).__name__}: {problem}"
+                error = f"{type(problem).__name__}: {problem}"
             finally:
                 self.bench.remove([path])
             trial = self._add(task, point, found, error)

@@ -21,8 +21,12 @@ from ..schedules.space import Point
 from .task import Task
 
 _SEED = 0
-_LEAST_MS, _REPEATS = 8, 5  # milliseconds of a repetition
-_LEAST_RACE_MS = 2
+# Milliseconds of all runs of a candidate, and of its turn in a race.
+_MEASURE_MS, _TURN_MS = 60.0, 6.0
+_FIRST_RUNS, _MOST_RUNS = 3, 200
+# Others use the machine, too, and a thread that waits for another may wait for its turn: what
+# counts is what a tenth of the runs take at most.
+_QUIET = 0.1
 _SESSION_SECONDS = 600  # after which a server drops a session
 _CHECKED_MACS = 2 * 10**9  # more are compared with the reference on some output channels only
 _LANES = 16
@@ -44,9 +48,19 @@ class Remote:
 
 @dataclass(frozen=True)
 class Measured:
-    """Milliseconds of each repetition, and the SHA-256 of the result."""
+    """What a candidate took.
 
-    ms: tuple[float, ...]
+    Attributes
+    ----------
+    ms : milliseconds that a tenth of the runs took at most: undisturbed ones.
+    median_ms : the median of all runs.
+    runs : how many there were.
+    digest : SHA-256 of the result.
+    """
+
+    ms: float
+    median_ms: float
+    runs: int
     digest: str
 
 
@@ -82,8 +96,8 @@ def measure(
         _check(task, result)
     elif digest != wanted:
         raise ArithmeticError("its result is not the default kernel's")
-    seconds = loaded.seconds(_REPEATS, _LEAST_MS)
-    return Measured(tuple(1e3 * each for each in seconds), digest)
+    ms = loaded.ms(_MEASURE_MS)
+    return Measured(float(np.quantile(ms, _QUIET)), float(np.median(ms)), len(ms), digest)
 
 
 def race(
@@ -95,9 +109,9 @@ def race(
     found: list[list[float]] = [[] for _ in loaded]
     for index in range(rounds + 1):
         for i in range(len(loaded)) if index % 2 else reversed(range(len(loaded))):
-            (seconds,) = loaded[i].seconds(1, _LEAST_RACE_MS)
+            ms = float(np.quantile(loaded[i].ms(_TURN_MS), _QUIET))
             if index:
-                found[i].append(1e3 * seconds)
+                found[i].append(ms)
     return found
 
 
@@ -118,6 +132,7 @@ class _Loaded:
         work = task.work
         shape = (work.batch, work.out_height, work.out_width, work.out_channels)
         arrays = (*_arguments(task, point), np.full(shape, np.nan, np.float32))
+        self._runs = 0.0  # milliseconds of one; 0 before it is known
         self._arguments = [tvm.runtime.tensor(array, self._device) for array in arrays]
 
     def result(self) -> NDArray[np.float32]:
@@ -126,12 +141,16 @@ class _Loaded:
         result: NDArray[np.float32] = self._arguments[-1].numpy()
         return result
 
-    def seconds(self, repeats: int, least_ms: int) -> list[float]:
-        """The mean of each repetition, which takes at least so many milliseconds."""
-        evaluator = self._library.time_evaluator(
-            "main", self._device, number=1, repeat=repeats, min_repeat_ms=least_ms
-        )
-        return [float(each) for each in evaluator(*self._arguments).results]
+    def ms(self, duration: float) -> list[float]:
+        """Milliseconds of each of some runs, which take about so many together."""
+        if not self._runs:
+            self._timed(1)  # warms up
+            self._runs = 1e-3 + min(self._timed(_FIRST_RUNS))
+        return self._timed(round(min(max(duration / self._runs, _FIRST_RUNS), _MOST_RUNS)))
+
+    def _timed(self, runs: int) -> list[float]:
+        evaluator = self._library.time_evaluator("main", self._device, number=1, repeat=runs)
+        return [1e3 * float(each) for each in evaluator(*self._arguments).results]
 
 
 def _session(task: Task, remote: Remote | None) -> Any:
