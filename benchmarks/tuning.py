@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from wqtvm import WinogradConfig
 from wqtvm.errors import WqtvmError
 from wqtvm.fastconv import bilinear_algorithm
 from wqtvm.quantization.plan import LayerPlan, Plan, Reason
-from wqtvm.schedules.tuned import WINNER, read_lines
+from wqtvm.schedules.tuned import read_lines
 from wqtvm.tuning.journal import TRIAL
 
 from .layers.peers.wqtvm_layers import CONFIGS
@@ -68,7 +68,7 @@ def main() -> int:
             options.output.write_text(plan.to_json(), encoding="utf-8")
             print(f"Wrote {options.output}: {len(plan.layers)} layers")
         else:
-            print_curve(curve(options.database), options.plot)
+            show_curves(curves(options.database), options.plot)
     except WqtvmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -106,33 +106,39 @@ def planned(shape: tuple[int, int, int, int], config: WinogradConfig) -> LayerPl
     )  # fmt: skip
 
 
-def curve(database: Path) -> list[float]:
-    """The geometric mean of gains after each trial; the first trial of a layer is the default."""
+def curves(database: Path) -> dict[str, list[float]]:
+    """By session, the geometric mean of gains after each trial, the first of a layer its default.
+
+    Sessions that went on with the layers of another begin where that ended.
+    """
     default: dict[str, float] = {}
     best: dict[str, float] = {}
-    entries = [entry for entry in read_lines(database)[0] if entry["kind"] in (TRIAL, WINNER)]
-    trials = [entry for entry in entries if entry["kind"] == TRIAL]
+    found: dict[str, list[float]] = {}
+    layers: dict[str, set[str]] = {}
+    trials = [entry for entry in read_lines(database)[0] if entry["kind"] == TRIAL]
     for entry in trials:
-        default.setdefault(json.dumps(entry["key"]), entry["ms"] or math.inf)
-    best = dict(default)
-    gains = []
+        layers.setdefault(entry["session"], set()).add(json.dumps(entry["key"]))
     for entry in trials:
-        key = json.dumps(entry["key"])
-        best[key] = min(best[key], entry["ms"] or math.inf)
-        logs = [math.log(default[each] / best[each]) for each in best]
-        gains.append(math.exp(sum(logs) / len(logs)))
-    return gains
+        key, session = json.dumps(entry["key"]), entry["session"]
+        ms = entry["ms"] or math.inf
+        default.setdefault(key, ms)
+        best[key] = min(best.get(key, ms), ms)
+        logs = [math.log(default[k] / best[k]) for k in layers[session] if k in best]
+        found.setdefault(session, []).append(math.exp(sum(logs) / len(layers[session])))
+    return found
 
 
-def print_curve(gains: Sequence[float], path: Path | None) -> None:
-    """Print the curve at quarters and eighths of the trials, and draw it."""
-    if not gains:
+def show_curves(found: Mapping[str, Sequence[float]], path: Path | None) -> None:
+    """Print the curves at eighths to all of the trials, and draw them."""
+    if not found:
         raise WqtvmError("the database has no trial yet; tune a network first")
-    final = math.log(gains[-1])
-    for part in (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1):
-        at = max(1, round(part * len(gains)))
-        share = math.log(gains[at - 1]) / final if final else 1.0
-        print(f"{at:6d} trials: {gains[at - 1]:.3f} times the default, {share:.0%} of the gain")
+    for session, gains in found.items():
+        final = math.log(gains[-1])
+        print(f"session {session}")
+        for part in (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1):
+            at = max(1, round(part * len(gains)))
+            share = math.log(gains[at - 1]) / final if final else 1.0
+            print(f"{at:6d} trials: {gains[at - 1]:.3f} times the default, {share:.0%} of the gain")
     if path is None:
         return
     import matplotlib as mpl
@@ -141,11 +147,17 @@ def print_curve(gains: Sequence[float], path: Path | None) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(range(1, len(gains) + 1), gains, drawstyle="steps-post")
-    axes.axvline(len(gains) / 4, color="gray", linestyle=":")
-    axes.axhline(math.exp(0.9 * final), color="gray", linestyle=":")
-    axes.set_xlabel("trials of all layers (dotted: a quarter of them; 90 % of the gain)")
-    axes.set_ylabel("times the default, geometric mean")
+    for session, gains in found.items():
+        axes.plot(
+            [(index + 1) / len(gains) for index in range(len(gains))],
+            gains,
+            drawstyle="steps-post",
+            label=f"{session}: {len(gains)} trials",
+        )
+    axes.axvline(1 / 4, color="gray", linestyle=":")
+    axes.set_xlabel("part of the session's trials")
+    axes.set_ylabel("times the default, geometric mean of layers")
+    axes.legend()
     figure.savefig(path, dpi=120)
 
 

@@ -141,7 +141,7 @@ class CpuBlocking:
             "block": with_default(blocks, block),
             "registers": with_default(registers, default["registers"]),
             "panel_blocks": (1, 2, 4) if is_hadamard else (1,),
-            "by_panels": (0, 1) if threads > 1 else (default["by_panels"],),
+            "by_panels": (0, 1),
             "fetch_weights": (0, 1) if written and self.tiles is None else (1,),
             "fetch_tiles": (0, 1) if written and is_hadamard else (1,),
         }
@@ -171,7 +171,8 @@ class CpuBlocking:
         """Tile rows and columns that one task computes by default.
 
         They fit ``l2_bytes``, fill the accumulators, and leave no thread idle in the last round.
-        What is one block is divided among threads by panels instead.
+        What is one block is divided among threads by panels instead: not where each thread's L2
+        holds U, and V of the other threads would have to come from theirs.
         """
         panel = self.panel(work.scheme.precision, work.packed_channels, work.out_group_size)
         bytes_a_tile = self._bytes_a_tile(work, panel)
@@ -182,9 +183,10 @@ class CpuBlocking:
             for columns in range(1, min(work.tile_columns, most // rows) + 1)
         ]
         whole = (work.tile_rows, work.tile_columns)
-        if work.batch == 1 and math.prod(whole) * bytes_a_tile <= 2 * self.l2_bytes:
-            candidates.append(whole)
         near = math.prod(work.packed_shape) <= self.l2_bytes
+        shared = math.prod(whole) * bytes_a_tile <= 2 * self.l2_bytes
+        if work.batch == 1 and shared and (threads == 1 or not near):
+            candidates.append(whole)
         panels = work.packed_channels // panel
 
         def cost(block: tuple[int, int]) -> float:

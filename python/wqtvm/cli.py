@@ -170,6 +170,9 @@ def compile_command(
         steps("link", 1, 1)
     if not quiet:
         console.console().print(console.plan_table(compiled.plan))
+    from .tuning.task import tuned_layers
+
+    console.say(tuned_layers(compiled.plan, record, config.records), quiet)
     size = sum(file.stat().st_size for file in output.iterdir())
     console.say(f"Wrote {output}, {size / 1e6:.1f} MB. Try it: wqtvm run {output}", quiet)
 

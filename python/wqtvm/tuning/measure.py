@@ -24,7 +24,7 @@ from . import workers
 from .process import Worker
 from .search import chosen_of_module, key_of_module
 from .task import Task
-from .workers import Measured, Remote
+from .workers import Default, Measured, Remote
 
 _BUILD_SECONDS = 120.0
 
@@ -49,7 +49,7 @@ class Bench:
         self._pool = ThreadPoolExecutor(count)
         self._folder = tempfile.TemporaryDirectory(prefix="wqtvm-tune-")
         self._count = 0
-        self.wanted: dict[str, str] = {}  # digests of right results, by the layers' keys
+        self.defaults: dict[str, Default] = {}  # by the layers' keys
 
     def build(self, wanted: Sequence[tuple[Task, Point]]) -> list[str | Exception]:
         """Build some candidates at once: their libraries' paths, or what went wrong."""
@@ -71,7 +71,7 @@ class Bench:
         return call[-1]
 
     def measure(self, task: Task, point: Point, path: str) -> Measured:
-        """Run one candidate.
+        """Run one candidate, the default kernel first, whose library is to be kept.
 
         Raises
         ------
@@ -79,9 +79,11 @@ class Bench:
             Whatever went wrong: TimeoutError if it took too long, ArithmeticError if its result
             is wrong.
         """
-        arguments = (task, point, path, self.wanted.get(task.key), self.remote)
+        default = self.defaults.get(task.key)
+        arguments = (task, point, path, default, self.remote)
         found: Measured = self._run(workers.measure, *arguments, seconds=self.seconds)
-        self.wanted.setdefault(task.key, found.digest)
+        if default is None:
+            self.defaults[task.key] = Default(path, found.ms, found.digest)
         return found
 
     def race(

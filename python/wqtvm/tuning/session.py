@@ -35,8 +35,8 @@ from .task import Task, tasks_of
 from .workers import Measured, Remote, now
 
 _A_ROUND = 8  # candidates of a layer that are built and run before the ranking learns
-_FINALISTS = 4  # that take turns with the default kernel
-_RACE_ROUNDS = 15
+_FINALISTS = 6  # that take turns with the default kernel
+_RACE_ROUNDS = 21
 _LEAST_GAIN = 1.01
 _NEEDED = ("cloudpickle", "psutil", "xgboost")
 CANDIDATE_SECONDS = 60.0
@@ -251,8 +251,6 @@ class _Session:
             measured = self.bench.measure(task, point, path)
         except Exception as error:
             raise TuningError(f"layer {task.name}: its default kernel fails: {error}") from error
-        finally:
-            self.bench.remove([path])
         standing.default_ms = measured.ms
         if self.journal.trial(task.key, point) is None:
             self._add(task, point, measured, "")
@@ -350,11 +348,11 @@ class _Session:
         known = [t for t in self.journal.trials(task.key) if t.ms is not None]
         points = [t.point for t in sorted(known, key=lambda t: t.ms or math.inf)]
         points = [p for p in points if p != task.space.default and task.space.contains(p)]
-        wanted = [task.space.default, *points[:_FINALISTS]]
+        wanted = points[:_FINALISTS]
         paths = self.bench.build([(task, point) for point in wanted])
         finalists = [(p, path) for p, path in zip(wanted, paths, strict=True)
                      if isinstance(path, str)]  # fmt: skip
-        right = []
+        right = [(task.space.default, self.bench.defaults[task.key].path)]
         for point, path in finalists:
             # They were right when they were measured, perhaps by another version.
             try:

@@ -10,11 +10,11 @@ from typing import Any
 
 from tvm import tirx
 
-from ..quantization.plan import LayerPlan
+from ..quantization.plan import LayerPlan, Plan
 from ..schedules.kernels import Kernels, kernels_of
 from ..schedules.space import Point, Space
-from ..schedules.tuned import Work, key_of
-from ..target import TargetRecord
+from ..schedules.tuned import Work, key_of, records_of
+from ..target import TargetRecord, usable_cpus
 from ..topi.direct import direct_conv2d
 from ..topi.direct_workload import DirectWorkload
 from ..topi.layer import workload_of
@@ -100,3 +100,14 @@ def tasks_of(
     works = [workload_of(layer, record.dot) for layer in layers if layer.algorithm != "float"]
     counted: Counter[Work] = Counter(works)
     return [(Task(work, record, threads), count) for work, count in counted.items()]
+
+
+def tuned_layers(plan: Plan, record: TargetRecord, records: str) -> str:
+    """Say how many int8 layers of a plan have records, compiled for all usable CPUs."""
+    found, threads = records_of(record, records), usable_cpus()
+    works = [workload_of(layer, record.dot) for layer in plan.layers if layer.algorithm != "float"]
+    count = sum(found.winner(work, record, threads) is not None for work in works)
+    return (
+        f"{count} of {len(works)} int8 layers have a tuned kernel for {threads} threads "
+        f"(records: {records})"
+    )

@@ -47,8 +47,17 @@ class Remote:
 
 
 @dataclass(frozen=True)
+class Default:
+    """A layer's default kernel: its library, its milliseconds, and the SHA-256 of its result."""
+
+    path: str
+    ms: float
+    digest: str
+
+
+@dataclass(frozen=True)
 class Measured:
-    """What a candidate took.
+    """What a candidate took, in milliseconds while the default kernel takes what it took first.
 
     Attributes
     ----------
@@ -75,13 +84,19 @@ def build(task: Task, point: Point, path: str) -> None:
 
 
 def measure(
-    task: Task, point: Point, path: str, wanted: str | None, remote: Remote | None
+    task: Task,
+    point: Point,
+    path: str,
+    default: Default | None,
+    remote: Remote | None,
 ) -> Measured:
     """Run a candidate, compare its result, and take its time.
 
     Parameters
     ----------
-    wanted : the digest of the right result; if None, the numpy reference is computed.
+    default : the default kernel, which runs before and after: a machine is now faster, now slower,
+        and what counts is the candidate's time in the default's. If None, this is the default
+        kernel itself, and its result is compared with the numpy reference.
 
     Raises
     ------
@@ -92,12 +107,20 @@ def measure(
     loaded = _Loaded(task, point, path, session)
     result = loaded.result()
     digest = hashlib.sha256(result.tobytes()).hexdigest()
-    if wanted is None:
+    if default is None:
         _check(task, result)
-    elif digest != wanted:
+        ms = loaded.ms(_MEASURE_MS)
+        return Measured(float(np.quantile(ms, _QUIET)), float(np.median(ms)), len(ms), digest)
+    if digest != default.digest:
         raise ArithmeticError("its result is not the default kernel's")
+    reference = _Loaded(task, task.space.default, default.path, session)
+    before = reference.ms(_MEASURE_MS / 2)
     ms = loaded.ms(_MEASURE_MS)
-    return Measured(float(np.quantile(ms, _QUIET)), float(np.median(ms)), len(ms), digest)
+    around = float(np.quantile([*before, *reference.ms(_MEASURE_MS / 2)], _QUIET))
+    scale = default.ms / around
+    return Measured(
+        scale * float(np.quantile(ms, _QUIET)), scale * float(np.median(ms)), len(ms), digest
+    )
 
 
 def race(
