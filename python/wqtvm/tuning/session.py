@@ -234,7 +234,8 @@ class _Session:
             host=platform.machine(),
             remote=None if self.remote is None else self.remote.device,
             versions=versions(),
-            command=" ".join(sys.argv),
+            # Folders are this machine's own affair; records travel.
+            command=" ".join(Path(each).name if "/" in each else each for each in sys.argv),
             seed=self.seed,
         )
 
