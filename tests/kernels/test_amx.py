@@ -22,6 +22,7 @@ from tvm import tirx
 
 from wqtvm.runtime.cpu import cpu_features
 from wqtvm.schedules import x86_amx
+from wqtvm.schedules.cpu import CpuKernels
 from wqtvm.schedules.instructions import TileInstructions
 from wqtvm.schedules.tile_product_kernel import chunk_of
 from wqtvm.target import lookup
@@ -58,8 +59,9 @@ def run(
     registers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Layer], NDArray[np.float32]]:
     """Compiles a layer's schedule for AMX, the registers in C, and runs it on this machine."""
-    monkeypatch.setattr(x86_amx, "_BLOCKING", replace(x86_amx._BLOCKING, tiles=IN_C))
-    monkeypatch.setattr(x86_amx, "_DIRECT", replace(x86_amx._DIRECT, tiles=IN_C))
+    kernels = x86_amx.KERNELS
+    in_c = CpuKernels(*(replace(each, tiles=IN_C) for each in (kernels.winograd, kernels.direct)))
+    monkeypatch.setattr(x86_amx, "KERNELS", in_c)
 
     def result(layer: Layer) -> NDArray[np.float32]:
         library = tvm.compile(layer.scheduled(), target=lookup("wq/x86-vnni").tvm_target())
