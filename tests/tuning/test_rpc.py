@@ -103,6 +103,8 @@ def registered(port: int) -> int:
     return int(summary["queue_info"].get(KEY, {}).get("free", 0))
 
 
+# Now and then the tracker has no server to give for a minute after one was killed.
+@pytest.mark.slow
 def test_a_session_outlives_one_of_its_servers(
     tmp_path: Path, servers: tuple[str, list[subprocess.Popen[bytes]]]
 ) -> None:
@@ -116,11 +118,11 @@ def test_a_session_outlives_one_of_its_servers(
 
     path = tmp_path / "db.jsonl"
     outcome = wqtvm.tune(
-        Plan((layer(),)), database=path, trials=8, threads=1,
-        remote=Remote(address, KEY), candidate_seconds=60, watch=watch,
+        Plan((layer(),)), database=path, trials=6, threads=1,
+        remote=Remote(address, KEY), candidate_seconds=25, watch=watch,
     )  # fmt: skip
     assert killed
-    assert outcome.trials == 8
+    assert outcome.trials == 6
     (standing,) = outcome.standings
     assert not standing.problem
     assert standing.gain >= 1
