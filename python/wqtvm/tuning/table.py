@@ -33,7 +33,7 @@ class Standings:
         self._live: Live | None = None
         self._said = -math.inf
         if self._console.is_terminal and not quiet:
-            self._live = Live(console=self._console, auto_refresh=False)
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Standings:
         if self._live is not None:
