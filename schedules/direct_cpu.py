@@ -46,7 +46,7 @@ from .instructions import Instructions, TileInstructions
 from .loops import inline_epilogue, largest_of_channels, unroll_and_vectorize
 from .prefetch import PIXELS, TASKS, fetch_for_sums
 from .quantize_kernel import LANES, write_quantization
-from .space import Point, Space, Value, with_default
+from .space import Point, Space, Value, divisions, with_default
 from .tile_product_kernel import ROWS
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class DirectBlocking:
             "panels_first": dict(chosen.choices).get("panels_first", 1),
             "fetch_weights": 1,
         }
-        columns, rows = _divisions(work.out_width), _divisions(work.out_height)
+        columns, rows = divisions(work.out_width), divisions(work.out_height)
         most = self.register_pixels_alone or self.register_pixels
         registers = {width: set(self._register_blocks(width, most)) for width in columns}
         knobs: dict[str, tuple[Value, ...]] = {
@@ -148,7 +148,7 @@ class DirectBlocking:
             register_pixels = self.register_pixels_alone
         candidates = [
             replace(work, block=(rows, columns), pixels=pixels, vectors=vectors)
-            for columns in _divisions(work.out_width)
+            for columns in divisions(work.out_width)
             for rows in range(1, work.out_height + 1)
             if rows == 1 or rows * columns <= self.task_pixels
             for pixels, vectors in self._register_blocks(columns, register_pixels)
@@ -207,11 +207,6 @@ def _panels_are_near(work: DirectWorkload) -> bool:
     one tap U is the larger one, or both are near, or there is much to do between.
     """
     return work.scheme.kernel == 1 and math.prod(work.packed_shape) < math.prod(work.input_shape)
-
-
-def _divisions(width: int) -> list[int]:
-    """Columns of blocks that cut a row into equal parts, or nearly so."""
-    return sorted({math.ceil(width / parts) for parts in range(1, width + 1)})
 
 
 _LARGE_GROUP = 256

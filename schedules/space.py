@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,3 +51,8 @@ def with_default(values: Iterable[Value], default: Value) -> tuple[Value, ...]:
     """The values of a knob, ascending, the default among them."""
     found: set[Value] = {*values, default}
     return tuple(sorted(found, key=lambda value: value if isinstance(value, tuple) else (value,)))
+
+
+def divisions(size: int) -> list[int]:
+    """Sizes of blocks that cut a size into equal parts, or nearly so."""
+    return sorted({math.ceil(size / parts) for parts in range(1, size + 1)})

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TuningDatabaseError
 from ..topi.direct_workload import DirectWorkload
-from ..topi.workload import WinogradWorkload
+from ..topi.layer import Work
 from .kernels import kernels_of
 from .space import Value
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "records"
 SHIPPED, NONE = "shipped", "none"
 WINNER = "winner"
-
-Work = DirectWorkload | WinogradWorkload
 
 
 @dataclass(frozen=True)

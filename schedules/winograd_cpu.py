@@ -37,7 +37,7 @@ from .loops import inline_epilogue, largest_of_channels, unroll_and_vectorize
 from .prefetch import TILES, VECTORS, fetch_next_tile
 from .product_kernel import BLOCKS, MARK, write_products
 from .quantize_kernel import LANES, write_quantization
-from .space import Point, Space, Value, with_default
+from .space import Point, Space, Value, divisions, with_default
 from .tile_product_kernel import write_tile_products
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class CpuBlocking:
         """
         precision, channels = work.scheme.precision, work.packed_channels
         block, whole = self.tile_block(work, threads), (work.tile_rows, work.tile_columns)
-        blocks = product(_divisions(work.tile_rows), _divisions(work.tile_columns))
+        blocks = product(divisions(work.tile_rows), divisions(work.tile_columns))
         vectors = self.vectors(self.panel(precision, channels, work.out_group_size))
         written, is_hadamard = self.instructions is not None, precision == "hadamard"
         default: Point = {
@@ -223,11 +223,6 @@ def _choices(fields: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     """What a point has besides a block, by the names of the fields that it chooses."""
     tiles, vectors = fields.pop("registers")
     return ("register_tiles", tiles), ("register_vectors", vectors), *fields.items()
-
-
-def _divisions(count: int) -> list[int]:
-    """Sizes of blocks that cut so many tiles into equal parts, or nearly so."""
-    return sorted({math.ceil(count / parts) for parts in range(1, count + 1)})
 
 
 def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.PrimFunc:

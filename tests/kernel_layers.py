@@ -28,10 +28,9 @@ from wqtvm.schedules.cpu import CpuKernels
 from wqtvm.schedules.kernels import kernels_of
 from wqtvm.schedules.space import Point
 from wqtvm.target import TargetRecord, lookup
-from wqtvm.topi.direct import direct_conv2d
-from wqtvm.topi.direct_workload import DirectWorkload, pack_direct_weights
-from wqtvm.topi.winograd import winograd_conv2d
-from wqtvm.topi.workload import WinogradWorkload, pack_weights
+from wqtvm.topi.direct_workload import DirectWorkload
+from wqtvm.topi.layer import definition_of, packed_weights
+from wqtvm.topi.workload import WinogradWorkload
 
 X86 = [
     pytest.param("wq/x86-vnni", marks=pytest.mark.isa("avx512_vnni")),
@@ -50,17 +49,14 @@ class Layer:
 
     def function(self) -> tirx.PrimFunc:
         """The operator's definition."""
-        if isinstance(self.work, DirectWorkload):
-            return direct_conv2d(self.work)
-        return winograd_conv2d(self.work)
+        return definition_of(self.work)
 
     def scheduled(self) -> tirx.PrimFunc:
         """The operator with the target's schedule."""
         return kernels_of(self.record).schedule(self.function())
 
     def arguments(self) -> list[Any]:
-        pack: Any = pack_direct_weights if isinstance(self.work, DirectWorkload) else pack_weights
-        arrays = [self.x, *pack(self.weights, self.work).values()]
+        arrays = [self.x, *packed_weights(self.weights, self.work).values()]
         return [tvm.runtime.tensor(array) for array in arrays]
 
     def reference(self) -> DirectStages | HadamardStages | FullStages:

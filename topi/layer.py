@@ -1,18 +1,26 @@
-"""The workload of a planned layer."""
+"""What is the same for both operators: a layer's workload, its definition, its packed weights."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .direct_workload import DirectWorkload
-from .workload import WinogradWorkload
+from numpy.typing import NDArray
+from tvm import tirx
+
+from .direct import direct_conv2d
+from .direct_workload import DirectWorkload, pack_direct_weights
+from .winograd import winograd_conv2d
+from .workload import WinogradWorkload, pack_weights
 
 if TYPE_CHECKING:
+    from ..quantization import QuantizedWeights
     from ..quantization.plan import LayerPlan
     from ..target import DotProduct
 
+Work = DirectWorkload | WinogradWorkload
 
-def workload_of(layer: LayerPlan, dot: DotProduct) -> DirectWorkload | WinogradWorkload:
+
+def workload_of(layer: LayerPlan, dot: DotProduct) -> Work:
     """The workload of an int8 layer, not divided into blocks.
 
     Raises
@@ -26,3 +34,15 @@ def workload_of(layer: LayerPlan, dot: DotProduct) -> DirectWorkload | WinogradW
     if scheme.is_direct:
         return DirectWorkload(scheme, *shape, dot, layer.stride[0])
     return WinogradWorkload(scheme, *shape, dot)
+
+
+def definition_of(work: Work) -> tirx.PrimFunc:
+    """What a workload computes, without a schedule."""
+    return direct_conv2d(work) if isinstance(work, DirectWorkload) else winograd_conv2d(work)
+
+
+def packed_weights(weights: QuantizedWeights, work: Work) -> dict[str, NDArray[Any]]:
+    """Quantized weights as the operator reads them, in the order of its parameters."""
+    if isinstance(work, DirectWorkload):
+        return pack_direct_weights(weights, work)
+    return pack_weights(weights, work)

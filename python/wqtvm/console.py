@@ -9,10 +9,11 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -47,25 +48,19 @@ def say(message: str, quiet: bool = False) -> None:
         console(sys.stderr).print(escape(message))
 
 
-class Steps:
-    """The progress of something in stages, on standard error; also the callback that reports it."""
+class Display:
+    """Shows something on standard error while it is entered.
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._console = console(sys.stderr)
-        self._quiet = quiet
-        self._started: dict[str, float] = {}
-        self._bars = Progress(
-            TextColumn("  {task.description:<18}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=quiet or not self._console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
+    Attributes
+    ----------
+    shown : what rich shows; None to show nothing.
+    """
 
-    def __enter__(self) -> Steps:
-        self._bars.start()
+    shown: Progress | Live | None
+
+    def __enter__(self) -> Self:
+        if self.shown is not None:
+            self.shown.start()
         return self
 
     def __exit__(
@@ -74,7 +69,26 @@ class Steps:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self.shown is not None:
+            self.shown.stop()
+
+
+class Steps(Display):
+    """The progress of something in stages, on standard error; also the callback that reports it."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = console(sys.stderr)
+        self._quiet = quiet
+        self._started: dict[str, float] = {}
+        self.shown = self._bars = Progress(
+            TextColumn("  {task.description:<18}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` steps of a stage are done."""
@@ -87,12 +101,12 @@ class Steps:
             self._console.print(f"  {stage}: {done} of {total}, {seconds:.1f} s")
 
 
-class Learning:
+class Learning(Display):
     """The progress of learning, with the SQNR so far, on standard error; also its callback."""
 
     def __init__(self, quiet: bool = False) -> None:
         stream = console(sys.stderr)
-        self._bar = Progress(
+        self.shown = self._bar = Progress(
             TextColumn("  learning"),
             BarColumn(bar_width=30),
             TextColumn("{task.completed} of at most {task.total}, {task.fields[sqnr]}"),
@@ -101,18 +115,6 @@ class Learning:
             disable=quiet or not stream.is_terminal,
         )
         self._task = self._bar.add_task("learning", total=None, sqnr="")
-
-    def __enter__(self) -> Learning:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def __call__(self, done: int, limit: int, sqnr_db: float) -> None:
         """Show that ``done`` iterations are done, and the SQNR they reached."""

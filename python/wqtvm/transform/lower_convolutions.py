@@ -11,7 +11,6 @@ FuseOps, which then see an operator that takes elementwise followers in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 from tvm import ir, relax
@@ -23,11 +22,7 @@ from ..quantization import quantize_weights
 from ..quantization.plan import LayerPlan, Plan
 from ..schedules.tuned import Records
 from ..target import TargetRecord
-from ..topi.direct import direct_conv2d
-from ..topi.direct_workload import DirectWorkload, pack_direct_weights
-from ..topi.layer import workload_of
-from ..topi.winograd import winograd_conv2d
-from ..topi.workload import pack_weights
+from ..topi.layer import definition_of, packed_weights, workload_of
 from .constants import array_of, is_tensor_constant, shape_of
 
 Progress = Callable[[str, int, int], None]
@@ -115,17 +110,13 @@ class _Lowering(PyExprMutator):
         quantized = quantize_weights(weight.transpose(3, 2, 0, 1), scheme, layer.name)
         undivided = workload_of(layer, self.record.dot)
         work = self.records.divided(undivided, self.record, self.threads)
-        if isinstance(work, DirectWorkload):
-            packed, define = pack_direct_weights(quantized, work), partial(direct_conv2d, work)
-        else:
-            packed, define = pack_weights(quantized, work), partial(winograd_conv2d, work)
         if work not in self.functions:
             size = f"{work.in_channels}x{work.out_channels}_{work.height}x{work.width}"
             size += f"_k{scheme.kernel}s{layer.stride[0]}"
             # Without a global symbol it is private: fusion may absorb it.
-            function = define().without_attr("global_symbol")
+            function = definition_of(work).without_attr("global_symbol")
             self.functions[work] = self.builder_.add_func(function, f"wq_{layer.algorithm}_{size}")
-        constants = [relax.const(array) for array in packed.values()]
+        constants = [relax.const(array) for array in packed_weights(quantized, work).values()]
         return relax.call_tir(self.functions[work], [x, *constants], out_ty=call.ty)
 
 

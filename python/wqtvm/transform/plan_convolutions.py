@@ -64,7 +64,9 @@ def plan_convolutions(module: ir.IRModule, config: WinogradConfig) -> Plan:
         for binding in bindings(module["main"])
         if operator_name(binding.value) in CONVOLUTION_OPS
     ]
-    _check_patterns([layer.name for layer in layers], config)
+    names = [layer.name for layer in layers]
+    check_patterns(names, "include", config.include)
+    check_patterns(names, "exclude", config.exclude)
     if config.algorithm == "float":
         return Plan(tuple(layers))
     wanted = {layer.weight_shape[2] for layer in layers if _is_for(layer, config)}
@@ -232,24 +234,31 @@ def _refusal(
             Reason.COMPUTED_WEIGHTS,
             "weights are computed at run time",
         ),
-        (_matches(name, config.exclude), Reason.EXCLUDED, "by configuration"),
-        (not _matches(name, config.include), Reason.NOT_INCLUDED, "by configuration"),
+        (matches(name, config.exclude), Reason.EXCLUDED, "by configuration"),
+        (not matches(name, config.include), Reason.NOT_INCLUDED, "by configuration"),
     )
     return next(((reason, detail) for refused, reason, detail in checks if refused), None)
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a layer's name fits one of some shell patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _check_patterns(names: Sequence[str], config: WinogradConfig) -> None:
-    for option, patterns in (("include", config.include), ("exclude", config.exclude)):
-        for pattern in patterns:
-            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
-                raise ConfigError(
-                    f"{option} pattern {pattern!r} matches no convolution; "
-                    f"there are: {', '.join(names) or 'none'}"
-                )
+def check_patterns(names: Sequence[str], option: str, patterns: Sequence[str]) -> None:
+    """Refuse patterns of an option that fit no layer, ``*`` aside.
+
+    Raises
+    ------
+    ConfigError
+        If there is one: names all layers.
+    """
+    for pattern in patterns:
+        if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(
+                f"{option} pattern {pattern!r} matches no convolution; "
+                f"there are: {', '.join(names) or 'none'}"
+            )
 
 
 def _permuted(shape: Sequence[int], layout: str, wanted: str) -> tuple[int, ...]:

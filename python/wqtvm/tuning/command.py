@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import ConfigError
 from ..options import common
 
 if TYPE_CHECKING:
@@ -161,19 +160,10 @@ def _read(source: Path) -> tuple[Plan, str | None]:
 
 
 def _chosen(plan: Plan, patterns: tuple[str, ...]) -> list[LayerPlan]:
-    import fnmatch
+    from ..transform.plan_convolutions import check_patterns, matches
 
-    if not patterns:
-        return list(plan.layers)
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in plan.layers):
-            names = ", ".join(layer.name for layer in plan.layers)
-            raise ConfigError(f"no layer is like {pattern!r}; there are: {names}")
-    return [
-        layer
-        for layer in plan.layers
-        if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in patterns)
-    ]
+    check_patterns([layer.name for layer in plan.layers], "layers", patterns)
+    return [layer for layer in plan.layers if not patterns or matches(layer.name, patterns)]
 
 
 def _warn(tracker: str) -> None:

@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -55,7 +55,6 @@ class Standing:
     winner : its point; None before the race.
     gain : how many times faster the winner is than the default kernel, by medians of the race.
     problem : why there was no race; empty if there was one.
-    history : (trials of all layers, best milliseconds of this one) whenever it became better.
     """
 
     task: Task
@@ -67,7 +66,6 @@ class Standing:
     winner: Point | None = None
     gain: float = math.nan
     problem: str = ""
-    history: list[tuple[int, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -258,7 +256,6 @@ class _Session:
         for trial in self.journal.trials(task.key):
             self._count(standing, trial)
         standing.best_ms = min(standing.best_ms, standing.default_ms)
-        standing.history.append((0, standing.best_ms))
         self.watch(self.standings, self.done, self._seconds())
 
     def _add(self, task: Task, point: Point, measured: Measured | None, error: str) -> Trial:
@@ -273,7 +270,6 @@ class _Session:
             standing.failed += 1
         elif trial.ms < standing.best_ms:
             standing.best_ms = trial.ms
-            standing.history.append((self.done, trial.ms))
 
     def _search(self) -> None:
         from tvm.s_tir import meta_schedule as ms

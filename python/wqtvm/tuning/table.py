@@ -6,19 +6,18 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from ..console import console, table
+from ..console import Display, console, table
 from .session import Outcome, Standing
 
 _LINE_SECONDS = 10.0
 
 
-class Standings:
+class Standings(Display):
     """Shows the standings on standard error; also the callback of ``tune``.
 
     Parameters
@@ -30,32 +29,18 @@ class Standings:
     def __init__(self, trials: int | None, minutes: float | None, quiet: bool = False) -> None:
         self._console = console(sys.stderr)
         self._trials, self._minutes, self._quiet = trials, minutes, quiet
-        self._live: Live | None = None
+        self.shown: Live | None = None
         self._said = -math.inf
         if self._console.is_terminal and not quiet:
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
-
-    def __enter__(self) -> Standings:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+            self.shown = Live(console=self._console, auto_refresh=False, transient=True)
 
     def __call__(self, standings: Sequence[Standing], trials: int, seconds: float) -> None:
         """Show them."""
         if self._quiet:
             return
         line = self._line(standings, trials, seconds)
-        if self._live is not None:
-            self._live.update(standings_table(standings, line), refresh=True)
+        if self.shown is not None:
+            self.shown.update(standings_table(standings, line), refresh=True)
         elif time.monotonic() - self._said >= _LINE_SECONDS:
             self._said = time.monotonic()
             self._console.print(f"  {line}")

@@ -13,12 +13,10 @@ from tvm import tirx
 from ..quantization.plan import LayerPlan, Plan
 from ..schedules.kernels import Kernels, kernels_of
 from ..schedules.space import Point, Space
-from ..schedules.tuned import Work, key_of, records_of
+from ..schedules.tuned import key_of, records_of
 from ..target import TargetRecord, usable_cpus
-from ..topi.direct import direct_conv2d
 from ..topi.direct_workload import DirectWorkload
-from ..topi.layer import workload_of
-from ..topi.winograd import winograd_conv2d
+from ..topi.layer import Work, definition_of, workload_of
 
 
 @dataclass(frozen=True)
@@ -86,11 +84,6 @@ class Task:
     def scheduled(self, point: Point) -> tirx.PrimFunc:
         """The kernel at a point: a function ``main`` of the input, the weights and the output."""
         return self._kernels.schedule(definition_of(self.divided(point)))
-
-
-def definition_of(work: Work) -> tirx.PrimFunc:
-    """What a workload computes, without a schedule."""
-    return direct_conv2d(work) if isinstance(work, DirectWorkload) else winograd_conv2d(work)
 
 
 def tasks_of(

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..schedules.space import Point
+from ..topi.layer import packed_weights
 from .task import Task
 
 _SEED = 0
@@ -109,21 +110,21 @@ def measure(
     digest = hashlib.sha256(result.tobytes()).hexdigest()
     if default is None:
         _check(task, result)
-        ms = loaded.ms(_MEASURE_MS)
-        return Measured(float(np.quantile(ms, _QUIET)), float(np.median(ms)), len(ms), digest)
-    if digest != default.digest:
+    elif digest != default.digest:
         raise ArithmeticError("its result is not the default kernel's")
-    if remote is not None:  # a device is taken to do nothing else meanwhile
+    if default is None or remote is not None:  # a device is taken to do nothing else meanwhile
+        ms, scale = loaded.ms(_MEASURE_MS), 1.0
+    else:
+        reference = _Loaded(task, task.space.default, default.path, session)
+        before = reference.ms(_MEASURE_MS / 2)
         ms = loaded.ms(_MEASURE_MS)
-        return Measured(float(np.quantile(ms, _QUIET)), float(np.median(ms)), len(ms), digest)
-    reference = _Loaded(task, task.space.default, default.path, session)
-    before = reference.ms(_MEASURE_MS / 2)
-    ms = loaded.ms(_MEASURE_MS)
-    around = float(np.quantile([*before, *reference.ms(_MEASURE_MS / 2)], _QUIET))
-    scale = default.ms / around
-    return Measured(
-        scale * float(np.quantile(ms, _QUIET)), scale * float(np.median(ms)), len(ms), digest
-    )
+        scale = default.ms / _quiet([*before, *reference.ms(_MEASURE_MS / 2)])
+    return Measured(scale * _quiet(ms), scale * float(np.median(ms)), len(ms), digest)
+
+
+def _quiet(ms: Sequence[float]) -> float:
+    """What a tenth of some runs take at most."""
+    return float(np.quantile(ms, _QUIET))
 
 
 def race(
@@ -135,7 +136,7 @@ def race(
     found: list[list[float]] = [[] for _ in loaded]
     for index in range(rounds + 1):
         for i in range(len(loaded)) if index % 2 else reversed(range(len(loaded))):
-            ms = float(np.quantile(loaded[i].ms(_TURN_MS), _QUIET))
+            ms = _quiet(loaded[i].ms(_TURN_MS))
             if index:
                 found[i].append(ms)
     return found
@@ -219,15 +220,11 @@ def _data(task: Task) -> tuple[NDArray[np.float32], Any]:
 
 
 def _arguments(task: Task, point: Point) -> list[NDArray[Any]]:
-    from ..topi.direct_workload import DirectWorkload, pack_direct_weights
-    from ..topi.workload import pack_weights
-
     x, weights = _data(task)
     divided = task.divided(point)
-    pack: Any = pack_direct_weights if isinstance(divided, DirectWorkload) else pack_weights
     packed = f"packed {divided.packed_shape}"
     if packed not in _DATA:
-        _DATA[packed] = list(pack(weights, divided).values())
+        _DATA[packed] = list(packed_weights(weights, divided).values())
     return [x, *_DATA[packed]]
 
 
