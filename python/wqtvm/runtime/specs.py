@@ -80,6 +80,41 @@ def _check_input(value: Any, spec: TensorSpec) -> None:
         )
 
 
+class PlainTensors:
+    """The inputs of most calls: dense torch tensors that compiled code can read as they are.
+
+    They are told by few loads. A network leaves little of Python in the caches, so that each call
+    pays for all code that it touches: ``check_inputs`` and conversions took 0.1 ms, a third of what
+    a small layer takes.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], alignment: int) -> None:
+        """Fix what is asked for: the specifications, and the alignment of the data in bytes."""
+        import torch
+
+        self._tensor, self._layout = torch.Tensor, torch.strided
+        self._wanted = [(getattr(torch, s.dtype), torch.Size(s.shape)) for s in specs]
+        self._alignment = alignment
+
+    def match(self, values: Sequence[Any]) -> bool:
+        """Whether all values are such tensors, of the wanted shapes and dtypes."""
+        if len(values) != len(self._wanted):
+            return False
+        for value, (dtype, shape) in zip(values, self._wanted, strict=True):
+            if not (
+                type(value) is self._tensor
+                and value.dtype is dtype
+                and value.shape == shape
+                and value.is_cpu
+                and value.layout is self._layout
+                and value.is_contiguous()
+                and not value.is_neg()
+                and value.data_ptr() % self._alignment == 0
+            ):
+                return False
+        return True
+
+
 def to_json(spec: TensorSpec) -> dict[str, Any]:
     """Return a specification as what JSON can hold."""
     return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
