@@ -11,9 +11,8 @@ One parallel task computes a block of tiles from the image to the result:
 so that V (taps * tiles * channels integers) and M (taps * tiles * panel floats) stay in the L2
 cache and no layer ever lies whole in the Winograd domain. ``CpuBlocking`` chooses the sizes.
 
-U comes from far and is read once a block. Where a small image is one block, it is read once: then
-tiles are transformed in parallel, and after that panels are computed in parallel, which may be
-chosen for larger ones as well, block after block.
+U is read once a block. Where it comes from far, threads share large blocks, one after the other:
+tiles are transformed in parallel, and after that panels are computed in parallel.
 
 What may be chosen, by the names of the fields of ``CpuBlocking``, and the tiles of a block, are the
 knobs of a ``Space``.
@@ -56,14 +55,13 @@ class CpuBlocking:
         vectors of output channels; their product, the vectors of U and a broadcast of V must fit
         the register file.
     intrinsic : the tensor intrinsic of the dot product, or None to leave it to the compiler.
-    l2_bytes : what V and M of one block may occupy, twice that if it is the only one.
+    l2_bytes : what V and M of a block may occupy at their ease.
     instructions : of the ISA, for kernels that are written out; None to leave all to the compiler.
     tiles : of the ISA's two-dimensional registers, on which the integer product is then computed;
         None if it has none. An accumulator block of more than one tile row then spans its block of
         tiles, so that all its tiles lie at one distance.
     panel_blocks : accumulator blocks whose channels are a panel.
-    by_panels : whether threads share a block's tiles, and then its panels, block after block; if
-        None, where there is one block.
+    by_panels : whether threads share a block's tiles, and then its panels, block after block.
     fetch_weights, fetch_tiles : whether the next tap's U and the next tile's M are fetched ahead.
     """
 
@@ -77,7 +75,7 @@ class CpuBlocking:
     instructions: Instructions | None = None
     tiles: TileInstructions | None = None
     panel_blocks: int = 1
-    by_panels: bool | None = None
+    by_panels: bool = False
     fetch_weights: bool = True
     fetch_tiles: bool = True
 
@@ -114,7 +112,12 @@ class CpuBlocking:
     ) -> WinogradWorkload:
         """The workload in the blocks of a point of its space, of the default one if None."""
         if point is None:
-            return replace(work, block=self.tile_block(work, threads))
+            block, panel_blocks = self.tile_block(work, threads)
+            if not panel_blocks:
+                return replace(work, block=block)
+            return replace(
+                work, block=block, choices=(("by_panels", 1), ("panel_blocks", panel_blocks))
+            )
         fields: dict[str, Any] = dict(point)
         return replace(work, block=fields.pop("block"), choices=_choices(fields))
 
@@ -124,15 +127,15 @@ class CpuBlocking:
         ``registers`` are the tiles and vectors that an accumulator block has, not the most.
         """
         precision, channels = work.scheme.precision, work.packed_channels
-        block, whole = self.tile_block(work, threads), (work.tile_rows, work.tile_columns)
+        block, panel_blocks = self.tile_block(work, threads)
         blocks = product(divisions(work.tile_rows), divisions(work.tile_columns))
         vectors = self.vectors(self.panel(precision, channels, work.out_group_size))
         written, is_hadamard = self.instructions is not None, precision == "hadamard"
         default: Point = {
             "block": block,
             "registers": (math.prod(self.rows(block)), vectors),
-            "panel_blocks": 1,
-            "by_panels": int(work.batch == 1 and block == whole),
+            "panel_blocks": max(1, panel_blocks),
+            "by_panels": int(panel_blocks > 0),
             "fetch_weights": 1,
             "fetch_tiles": 1,
         }
@@ -167,45 +170,63 @@ class CpuBlocking:
         taps = math.prod(work.scheme.products)
         return taps * (work.groups * work.group_size * activation + 4 * panel)
 
-    def tile_block(self, work: WinogradWorkload, threads: int) -> tuple[int, int]:
-        """Tile rows and columns that one task computes by default.
+    def tile_block(self, work: WinogradWorkload, threads: int) -> tuple[tuple[int, int], int]:
+        """Tile rows and columns of a block by default, and ``panel_blocks`` where it is shared.
 
-        They fit ``l2_bytes``, fill the accumulators, and leave no thread idle in the last round.
-        What is one block is divided among threads by panels instead: not where each thread's L2
-        holds U, and V of the other threads would have to come from theirs.
+        Of blocks that are not, 0 ``panel_blocks``, each task has its own. Blocks fill the
+        accumulators, leave no thread idle in the last round, and keep V and M near; but large ones
+        read U less often. They are not shared where each thread's L2 holds U, and V of the other
+        threads would have to come from theirs.
         """
-        panel = self.panel(work.scheme.precision, work.packed_channels, work.out_group_size)
-        bytes_a_tile = self._bytes_a_tile(work, panel)
-        most = max(self.register_tiles, self.l2_bytes // bytes_a_tile)
-        candidates = [
-            (rows, columns)
-            for rows in range(1, min(work.tile_rows, most) + 1)
-            for columns in range(1, min(work.tile_columns, most // rows) + 1)
-        ]
-        whole = (work.tile_rows, work.tile_columns)
-        near = math.prod(work.packed_shape) <= self.l2_bytes
-        shared = math.prod(whole) * bytes_a_tile <= 2 * self.l2_bytes
-        if work.batch == 1 and shared and (threads == 1 or not near):
-            candidates.append(whole)
+        precision = work.scheme.precision
+        panel = self.panel(precision, work.packed_channels, work.out_group_size)
         panels = work.packed_channels // panel
+        bytes_a_tile = self._bytes_a_tile(work, panel)
+        near = math.prod(work.packed_shape) <= self.l2_bytes
 
-        def cost(block: tuple[int, int]) -> float:
-            rows, columns = block
+        def blocks(most: float) -> list[tuple[int, int]]:
+            most = max(self.register_tiles, int(most * self.l2_bytes // bytes_a_tile))
+            return [
+                (rows, columns)
+                for rows in range(1, min(work.tile_rows, most) + 1)
+                for columns in range(1, min(work.tile_columns, most // rows) + 1)
+            ]
+
+        def panel_blocks(block: tuple[int, int]) -> int:
+            """Two where V comes from afar once a panel, if threads have as many then."""
+            parts = panels // 2
+            even = panels % 2 == 0 and (parts % threads == 0 or parts >= _MANY * threads)
+            crowded = math.prod(block) * bytes_a_tile > self.l2_bytes
+            return 2 if precision == "hadamard" and even and crowded else 1
+
+        def cost(candidate: tuple[tuple[int, int], int]) -> float:
+            (rows, columns), together = candidate
             tasks = work.batch * math.ceil(work.tile_rows / rows)
             tasks *= math.ceil(work.tile_columns / columns)
             # A row of accumulators costs its own load, a block the streaming of U.
-            one = rows * columns * (1 + 1 / math.prod(self.rows(block)))
+            one = rows * columns * (1 + 1 / math.prod(self.rows((rows, columns))))
             one += _STREAM_NEAR_TILES if near else _STREAM_FAR_TILES
-            if tasks == 1:
-                return math.ceil(panels / threads) / panels * one
-            return math.ceil(tasks / threads) * one
+            if together:
+                parts = panels // together
+                return _EXCHANGE * tasks * math.ceil(parts / threads) / parts * one
+            crowded = rows * columns * bytes_a_tile > self.l2_bytes
+            return (_CROWDED if crowded else 1) * math.ceil(tasks / threads) * one
 
+        candidates = [(block, 0) for block in blocks(_OWN)]
+        if not near:
+            candidates += [(block, panel_blocks(block)) for block in blocks(_SHARED)]
         return min(candidates, key=cost)
 
 
 # Tiles in whose products' time U is streamed, from L2 or from farther: a byte is a product of each
 # tile, at 383 a nanosecond; L2 gives 140 bytes in that time, L3 25, half of which is hidden.
 _STREAM_NEAR_TILES, _STREAM_FAR_TILES = 2.0, 8.0
+# What a block takes more if V and M do not fit ``l2_bytes``, and if threads share it, for V comes
+# from L3 or other threads' caches then; of ``l2_bytes``, the most of V and M of blocks of either
+# kind; panels of each thread that make it no matter whether they are divided evenly.
+_CROWDED, _EXCHANGE = 1.1, 1.2
+_OWN, _SHARED = 1.5, 6.0
+_MANY = 4
 _PAGE, _LINE = 4096, 64  # bytes
 # Tiles and vectors of accumulator blocks that may be chosen, by the lanes of a vector: of 32
 # registers and of 16, sums that do not fit are spilled once a group.
@@ -243,14 +264,11 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     panel = blocking.panel(precision, _extent(sch, "M", -1), group)
     edges = tuple(int(edge) for edge in annotations["wq.output_tile"])
     blocks, panels, tile = _block_output(sch, output, edges, block, panel)
-    by_panels = blocking.by_panels
-    if by_panels is None:
-        by_panels = int(sch.get(blocks).extent) == 1
-    sch.parallel(panels if by_panels else blocks)
+    sch.parallel(panels if blocking.by_panels else blocks)
     _place_output_transform(sch, blocking, precision, group, tile)
     for name in ("M", "products"):
         _compute_at(sch, name, panels)
-    _place_input_transform(sch, precision, blocks, by_panels)
+    _place_input_transform(sch, precision, blocks, blocking.by_panels)
     # Taps that lie a power of two apart would share a few sets of the caches.
     for name in ("V", "M"):
         item = np.dtype(str(sch.get(sch.get_sblock(name)).writes[0].source.dtype)).itemsize

@@ -243,9 +243,9 @@ def _winograd(work: WinogradWorkload, threads: int) -> Work:
     scheme, counts = work.scheme, _counts(work.scheme)
     _, rows, columns = work.tile_shape
     tasks = work.batch * (rows // work.block[0]) * (columns // work.block[1])
-    # A block that threads share, such as one that is alone, is divided by vectors of output
-    # channels: each thread reads its part of the weights once a block.
-    is_shared = dict(work.choices).get("by_panels", tasks == 1)
+    # A block that threads share is divided by vectors of output channels: each thread reads its
+    # part of the weights once a block.
+    is_shared = dict(work.choices).get("by_panels", 0)
     vectors = work.packed_channels // work.dot.lanes
     share = _busiest(vectors if is_shared else tasks, threads)
     tiles, taps = share * work.batch * rows * columns, math.prod(scheme.products)
