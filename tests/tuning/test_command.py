@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,9 @@ def test_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     text = outcome_text(outcome)
     assert "30 trials in 20 s, 1.50 a second, ended by Ctrl-C" in text
     assert "2 ms instead of 4" in text
+    assert "Cut off" not in text
+    cut = outcome_text(replace(outcome, broken=(7,)))
+    assert "Cut off in db.jsonl, and left out: line 7. All others are used" in cut
     with Standings(100, None) as watch:
         watch([Standing(task(), 1, 2.0, 1.5, 3)], 10, 20.0)
     assert "10 trials, 20 s, 1.5 ms, 1.333 times faster, 3 min 0 s left" in capsys.readouterr().err

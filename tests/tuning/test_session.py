@@ -44,13 +44,18 @@ def test_a_session_and_another_that_goes_on(tmp_path: Path) -> None:
     assert first.gain >= 1
     assert seen[-1][0] == 20
     assert max(count for _, count in seen) == 2
+    lines = path.read_text().splitlines()
     journal = Journal(path)
     known = {each.task.key: len(list(journal.trials(each.task.key))) for each in first.standings}
     assert sum(known.values()) == 22  # and the default kernels
     assert all(t.ms is not None for key in known for t in journal.trials(key))
 
+    assert first.broken == ()
+    with path.open("a") as file:
+        file.write('{"kind": "trial", "ke')  # as a kill leaves it
     second = wqtvm.tune(small_plan(), database=path, trials=8)
     assert second.trials == 8
+    assert second.broken == (len(lines) + 1,)
     again = Journal(path)
     assert sum(len(list(again.trials(key))) for key in known) == 30
     points = [json.dumps(t.point) for key in known for t in again.trials(key)]

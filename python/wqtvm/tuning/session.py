@@ -79,6 +79,7 @@ class Outcome:
     seconds : that it took.
     interrupted : whether Ctrl-C ended it.
     database : the file that holds all of it.
+    broken : numbers of its lines that a kill cut off, which were left out.
     """
 
     standings: tuple[Standing, ...]
@@ -86,6 +87,7 @@ class Outcome:
     seconds: float
     interrupted: bool
     database: Path
+    broken: tuple[int, ...] = ()
 
     @property
     def gain(self) -> float:
@@ -212,8 +214,9 @@ class _Session:
         finally:
             self.bench.close()
         return Outcome(
-            tuple(self.standings), self.done, self._seconds(), self.interrupted, self.journal.path
-        )
+            tuple(self.standings), self.done, self._seconds(), self.interrupted,
+            self.journal.path, tuple(self.journal.broken),
+        )  # fmt: skip
 
     def _seconds(self) -> float:
         return time.monotonic() - self.started

@@ -106,6 +106,12 @@ def outcome_text(outcome: Outcome) -> str:
         f"Records are in {outcome.database}; use them by --records {outcome.database}, or "
         f'WinogradConfig(records="{outcome.database}").',
     ]
+    if outcome.broken:
+        numbers = ", ".join(map(str, outcome.broken))
+        lines.append(
+            f"Cut off in {outcome.database}, and left out: line {numbers}. All others are used; "
+            "`wqtvm tune --prune` drops it."
+        )
     lines += [
         f"layer {each.task.name}: {each.problem}; tune it again"
         for each in outcome.standings
