@@ -103,8 +103,6 @@ def registered(port: int) -> int:
     return int(summary["queue_info"].get(KEY, {}).get("free", 0))
 
 
-# Now and then the tracker has no server to give for a minute after one was killed.
-@pytest.mark.slow
 def test_a_session_outlives_one_of_its_servers(
     tmp_path: Path, servers: tuple[str, list[subprocess.Popen[bytes]]]
 ) -> None:

@@ -7,6 +7,7 @@ compared, to the bit, with what the default kernel gives, and that with the nump
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from collections.abc import Sequence
@@ -189,6 +190,9 @@ def _session(task: Task, remote: Remote | None) -> Any:
         return None
     from tvm import rpc
 
+    # A server is free when the last session with it is: not while its frames wait to be collected,
+    # as those do from which TVM's script modules, whose decorators keep the stack, were imported.
+    gc.collect()
     host, _, port = remote.tracker.rpartition(":")
     tracker = rpc.connect_tracker(host, int(port))
     return tracker.request(remote.device, session_timeout=_SESSION_SECONDS, max_retry=1)
