@@ -192,25 +192,26 @@ class CpuBlocking:
                 for columns in range(1, min(work.tile_columns, most // rows) + 1)
             ]
 
+        def is_crowded(block: tuple[int, int]) -> bool:
+            return math.prod(block) * bytes_a_tile > self.l2_bytes
+
         def panel_blocks(block: tuple[int, int]) -> int:
             """Two where V comes from afar once a panel, if threads have as many then."""
             parts = panels // 2
             even = panels % 2 == 0 and (parts % threads == 0 or parts >= _MANY * threads)
-            crowded = math.prod(block) * bytes_a_tile > self.l2_bytes
-            return 2 if precision == "hadamard" and even and crowded else 1
+            return 2 if precision == "hadamard" and even and is_crowded(block) else 1
 
         def cost(candidate: tuple[tuple[int, int], int]) -> float:
-            (rows, columns), together = candidate
-            tasks = work.batch * math.ceil(work.tile_rows / rows)
-            tasks *= math.ceil(work.tile_columns / columns)
+            block, together = candidate
+            tasks = work.batch * math.ceil(work.tile_rows / block[0])
+            tasks *= math.ceil(work.tile_columns / block[1])
             # A row of accumulators costs its own load, a block the streaming of U.
-            one = rows * columns * (1 + 1 / math.prod(self.rows((rows, columns))))
+            one = math.prod(block) * (1 + 1 / math.prod(self.rows(block)))
             one += _STREAM_NEAR_TILES if near else _STREAM_FAR_TILES
             if together:
                 parts = panels // together
                 return _EXCHANGE * tasks * math.ceil(parts / threads) / parts * one
-            crowded = rows * columns * bytes_a_tile > self.l2_bytes
-            return (_CROWDED if crowded else 1) * math.ceil(tasks / threads) * one
+            return (_CROWDED if is_crowded(block) else 1) * math.ceil(tasks / threads) * one
 
         candidates = [(block, 0) for block in blocks(_OWN)]
         if not near:
