@@ -8,6 +8,7 @@ import pytest
 import torch
 from tvm import relax
 
+import wqtvm
 from wqtvm.errors import ConfigError, InputMismatchError, TargetNotRunnableError
 from wqtvm.tensor_spec import TensorSpec
 
@@ -208,3 +209,25 @@ def test_repr_says_what_it_is(model):
         f"<CompiledModel for {model.target.name}: convolutions: 1 float; "
         "takes x: float32[1, 3, 6, 5]; gives output: float32[1, 4, 6, 5]>"
     )
+
+
+class Several(torch.nn.Module):
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.conv, self.count = torch.nn.Conv2d(3, 4, 3, padding=1), count
+
+    def forward(self, x):
+        y = self.conv(x)
+        return (y, torch.relu(y), x)[: self.count]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_tuple_of_outputs_on_each_call(count):
+    x = torch.randn(1, 3, 7, 9)
+    compiled = wqtvm.compile(Several(count).eval(), x)
+    first = [value.clone() for value in compiled(x)]
+    again = compiled(x)
+    compiled(torch.randn(1, 3, 7, 9))
+    assert type(again) is tuple
+    assert len(again) == len(first) == count
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))

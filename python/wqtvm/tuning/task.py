@@ -90,17 +90,21 @@ def tasks_of(
     layers: Iterable[LayerPlan], record: TargetRecord, threads: int
 ) -> list[tuple[Task, int]]:
     """The tasks of int8 layers, each once, with the number of layers that it is of."""
-    works = [workload_of(layer, record.dot) for layer in layers if layer.algorithm != "float"]
-    counted: Counter[Work] = Counter(works)
+    counted = Counter(_works(layers, record))
     return [(Task(work, record, threads), count) for work, count in counted.items()]
 
 
 def tuned_layers(plan: Plan, record: TargetRecord, records: str) -> str:
     """Say how many int8 layers of a plan have records, compiled for all usable CPUs."""
     found, threads = records_of(record, records), usable_cpus()
-    works = [workload_of(layer, record.dot) for layer in plan.layers if layer.algorithm != "float"]
+    works = _works(plan.layers, record)
     count = sum(found.winner(work, record, threads) is not None for work in works)
     return (
         f"{count} of {len(works)} int8 layers have a tuned kernel for {threads} threads "
         f"(records: {records})"
     )
+
+
+def _works(layers: Iterable[LayerPlan], record: TargetRecord) -> list[Work]:
+    """The workloads of the int8 layers."""
+    return [workload_of(layer, record.dot) for layer in layers if layer.algorithm != "float"]
