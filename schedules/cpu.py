@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tvm import tirx
 
 from ..topi.direct_workload import DirectWorkload
 from ..topi.workload import WinogradWorkload
 from .direct_cpu import DirectBlocking, schedule_direct
-from .operators import DIRECT, operator_of
+from .direct_image_cpu import ImageBlocking, schedule_direct_image
+from .operators import DIRECT, DIRECT_IMAGE, operator_of
 from .space import Point, Space
 from .winograd_cpu import CpuBlocking, schedule_winograd
 
@@ -23,20 +25,27 @@ class CpuKernels:
 
     def space(self, work: WinogradWorkload | DirectWorkload, threads: int) -> Space:
         """What may be chosen about a layer that so many threads compute."""
-        if isinstance(work, DirectWorkload):
-            return self.direct.space(work, threads)
-        return self.winograd.space(work, threads)
+        space: Space = self._blocking(work).space(work, threads)
+        return space
 
     def divided(
         self, work: WinogradWorkload | DirectWorkload, threads: int, point: Point | None = None
     ) -> WinogradWorkload | DirectWorkload:
         """The workload in the sizes of a point of its space, of the default one if None."""
-        if isinstance(work, DirectWorkload):
-            return self.direct.divided(work, threads, point)
-        return self.winograd.divided(work, threads, point)
+        divided: WinogradWorkload | DirectWorkload
+        divided = self._blocking(work).divided(work, threads, point)
+        return divided
+
+    def _blocking(self, work: WinogradWorkload | DirectWorkload) -> Any:
+        if not isinstance(work, DirectWorkload):
+            return self.winograd
+        return ImageBlocking(self.direct) if work.is_image else self.direct
 
     def schedule(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
         """Schedule a function that holds a quantized operator."""
-        if operator_of(function) == DIRECT:
+        operator = operator_of(function)
+        if operator == DIRECT:
             return schedule_direct(function, self.direct)
+        if operator == DIRECT_IMAGE:
+            return schedule_direct_image(function, ImageBlocking(self.direct))
         return schedule_winograd(function, self.winograd)

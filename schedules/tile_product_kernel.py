@@ -48,10 +48,11 @@ def write_tile_products(
 ) -> tirx.PrimFunc:
     """Replace each loop over groups that is marked by the kernel; configure where blocks begin."""
     chunk = 0
+    scratch = tirx.decl_buffer((len(ACCUMULATORS), ROWS, lanes), "int32", "accumulators")
 
     def kernel(loop: tirx.For, blocks: list[Any]) -> Any:
         nonlocal chunk
-        product = TileProduct(loop, blocks, rows, vectors, lanes, reduce, instructions)
+        product = TileProduct(loop, blocks, rows, vectors, lanes, reduce, instructions, scratch)
         chunk = product.chunk
         return product.statement()
 
@@ -64,7 +65,7 @@ def write_tile_products(
         products = any(block.block.name_hint == "M" for block in realized(loop))
         if loop.kind != tirx.ForKind.PARALLEL or not products:
             return loop
-        return configured(loop, parts, chunk, reduce, instructions)
+        return configured(loop, parts, chunk, reduce, instructions, scratch)
 
     return written.with_body(tvm_ffi.structural_map(written.body, (tirx.For, blocks)))
 
@@ -85,15 +86,14 @@ class TileProduct(Product):
         lanes: int,
         reduce: int,
         instructions: TileInstructions,
+        scratch: Any,
     ) -> None:
         super().__init__(loop, blocks, vectors, lanes, reduce)
         self.rows, self.instructions = rows, instructions
         self.size = self.steps * reduce
         self.chunk = chunk_of(self.size, reduce)
         self.places = [(row, column) for row in range(rows[0]) for column in range(rows[1])]
-        self.scratch = tirx.decl_buffer(
-            (len(ACCUMULATORS), ROWS, lanes), "int32", "accumulators", scope="local"
-        )
+        self.scratch = scratch
 
     def statement(self) -> Any:
         """The kernel, in place of the loop."""
@@ -105,9 +105,7 @@ class TileProduct(Product):
             others = [*self._fetch(group + 1), *self._group(group + 1, first=False)]
             count = tirx.const(self.groups - 1, "int64")
             body.append(tirx.For(group, zero, count, tirx.ForKind.SERIAL, tirx.SeqStmt(others)))
-        block = SBlock(
-            [], self.reads, self.writes, "M", tirx.SeqStmt(body), alloc_buffers=[self.scratch]
-        )
+        block = SBlock([], self.reads, self.writes, "M", tirx.SeqStmt(body))
         return SBlockRealize([], True, block)
 
     def _group(self, group: Any, first: bool) -> list[Any]:
@@ -212,11 +210,17 @@ def chunk_of(size: int, reduce: int) -> int:
 
 
 def configured(
-    loop: tirx.For, parts: Sequence[int], chunk: int, reduce: int, instructions: TileInstructions
+    loop: tirx.For,
+    parts: Sequence[int],
+    chunk: int,
+    reduce: int,
+    instructions: TileInstructions,
+    scratch: Any = None,
 ) -> Any:
     """The loop with the tile registers configured for its body, and released behind it.
 
-    ``parts`` are the rows of the registers of V that are used, and of their accumulators.
+    ``parts`` are the rows of the registers of V that are used, and of their accumulators;
+    ``scratch`` is a buffer int32 that the body uses, to be there once.
     """
     config = tirx.decl_buffer((_CONFIG_BYTES,), "uint8", "tile_config", scope="local")
     shapes = {}
@@ -237,5 +241,12 @@ def configured(
     ]
     place = tirx.BufferLoad(config, [tirx.const(0, "int64")])
     body = [*stores, instructions.configure(place), loop.body, instructions.release()]
-    block = SBlock([], [], [], "tiles", tirx.SeqStmt(body), alloc_buffers=[config])
+    buffers = [config]
+    if scratch is not None:
+        # Used out here, it is allocated here: further in, the runtime would be asked for it again
+        # for each register block.
+        first = [tirx.const(0, "int64")] * len(scratch.shape)
+        body.insert(0, tirx.BufferStore(scratch, tirx.const(0, "int32"), first))
+        buffers.append(scratch)
+    block = SBlock([], [], [], "tiles", tirx.SeqStmt(body), alloc_buffers=buffers)
     return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, SBlockRealize([], True, block))

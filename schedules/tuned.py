@@ -66,6 +66,8 @@ def key_of(work: Work, record: TargetRecord, threads: int) -> str:
         "size": [work.height, work.width],
         "channels": [work.in_channels, work.out_channels],
     }
+    if scheme.activation_steps != "pixel":  # not in keys of before
+        fields["activation_steps"] = scheme.activation_steps
     return json.dumps(fields)
 
 

@@ -97,6 +97,7 @@ def make_layer(
     steps: str = "channel",
     padding: int = 1,
     weight_steps: str = "tap",
+    activation_steps: str = "pixel",
     stride: int = 1,
     threads: int = 2,
     point: Point | None = None,
@@ -114,9 +115,12 @@ def make_layer(
 
     edges = tile if isinstance(tile, tuple) else (tile,)
     rows, *columns = (algorithm(edge) for edge in edges)
+    if activation_steps == "image":
+        group_size, weight_steps = 0, "filter"
     scheme = Scheme(
         rows, named_scales(scales, rows), precision, group_size, steps, weight_steps,
         *(value for a in columns for value in (a, named_scales(scales, a))),
+        activation_steps=activation_steps,
     )  # fmt: skip
     target = lookup(record)
     batch, height, width, channels = shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..quantization.arithmetic import round_up
+from ..quantization.image_reference import MOST_PRODUCTS
 from .workload import Workload
 
 if TYPE_CHECKING:
     from ..quantization import QuantizedWeights
+
+# Channels that are stored together where an image has one step: a row of a tile register, and a
+# cache line of V.
+_IMAGE_PART = 64
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,13 @@ class DirectWorkload(Workload):
             raise ConfigError(
                 f"DirectWorkload has stride={self.stride}, block={self.block}, "
                 f"pixels={self.pixels}, vectors={self.vectors}; give positive numbers"
+            )
+        products = self.scheme.kernel**2 * self.in_channels
+        if self.is_image and products > MOST_PRODUCTS:
+            raise ConfigError(
+                f"activation_steps is 'image' with {self.in_channels} channels and a kernel of "
+                f"{self.scheme.kernel}; {products} products may not fit int32, {MOST_PRODUCTS} do: "
+                "give 'pixel'"
             )
         if self.block_pixels % self.pixels:
             raise ConfigError(
@@ -88,8 +100,22 @@ class DirectWorkload(Workload):
         return math.prod(self.block)
 
     @property
+    def is_image(self) -> bool:
+        """Whether an image has one step; what is stored as a group is then a part of all."""
+        return self.scheme.activation_steps == "image"
+
+    @property
+    def groups(self) -> int:
+        """Groups of input channels; the last may be padded with zeros."""
+        if self.is_image:
+            return math.ceil(self.in_channels / _IMAGE_PART)
+        return super().groups
+
+    @property
     def group_size(self) -> int:
         """Channels of a group as they are stored: no more than a layer of one group has."""
+        if self.is_image:
+            return round_up(math.ceil(self.in_channels / self.groups), self.dot.reduce)
         size = self.scheme.channels_per_group(self.in_channels)
         return min(size, round_up(self.in_channels, self.dot.reduce))
 
@@ -101,6 +127,11 @@ class DirectWorkload(Workload):
             for blocks, edge in zip(self.blocks, self.block, strict=True)
         )
         return (self.batch, self.groups, rows, columns, self.group_size)
+
+    @property
+    def level_offset(self) -> int:
+        """What is taken off levels of 0 to 255, with a step an image, to fit the activations."""
+        return 128 if self.dot.activation_dtype == "int8" else 0
 
     @property
     def panel(self) -> int:
@@ -121,7 +152,9 @@ class DirectWorkload(Workload):
 
     @property
     def step_shape(self) -> tuple[int, ...]:
-        """Shape of U's steps: (g, e, v, k), or (g, k) where all taps of a filter share them."""
+        """Shape of U's steps: (g, e, v, k), or (g, k) or (k) where taps or all share them."""
+        if self.is_image:
+            return (self.packed_channels,)
         taps = (self.scheme.kernel,) * 2 if self.scheme.weight_steps == "tap" else ()
         return (self.groups, *taps, self.packed_channels)
 
@@ -138,10 +171,16 @@ def pack_direct_weights(weights: QuantizedWeights, work: DirectWorkload) -> dict
     -------
     "U" in ``work.packed_shape``, "U_step" float32 in ``work.step_shape`` and, where activations
     have a zero point, "U_correction" int32 in ``work.correction_shape``: the start of each sum of
-    a tap and group, which takes off again what the zero point adds to it.
+    a tap and group, which takes off again what the zero point adds to it. With a step an image,
+    "U_sum" int32 (k) instead, of all taps and channels, and "U_step" (k).
     """
     dot, size = work.dot, work.group_size
     missing = work.packed_channels - work.out_channels
+    if work.is_image:
+        # One group as it is quantized, parts of it as it is stored.
+        u = weights.u[..., 0, : work.in_channels]
+        u = np.pad(u, [(0, 0)] * 3 + [(0, work.groups * size - work.in_channels)])
+        weights = replace(weights, u=u.reshape(*u.shape[:3], work.groups, size))
     # (e, v, k, g, s): channels without a filter have U = 0 and step 0.
     u = np.pad(weights.u[..., :size], [(0, 0), (0, 0), (0, missing), (0, 0), (0, 0)])
     step = np.pad(weights.step, [(0, 0), (0, 0), (0, missing), (0, 0)])
@@ -155,7 +194,9 @@ def pack_direct_weights(weights: QuantizedWeights, work: DirectWorkload) -> dict
         "U": np.ascontiguousarray(packed, dtype=dot.weight_dtype),
         "U_step": np.ascontiguousarray(step.transpose(3, 0, 1, 2)).reshape(work.step_shape),
     }
-    if dot.zero_point:
+    if work.is_image:
+        arrays["U_sum"] = u.sum(axis=(0, 1, 3, 4), dtype=np.int32)
+    elif dot.zero_point:
         sums = u.astype(np.int32).sum(axis=4).transpose(3, 0, 1, 2) * -dot.zero_point
         arrays["U_correction"] = np.ascontiguousarray(sums, dtype=np.int32)
     return arrays

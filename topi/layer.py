@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from .direct import direct_conv2d
+from .direct_image import direct_image_conv2d
 from .direct_workload import DirectWorkload, pack_direct_weights
 from .winograd import winograd_conv2d
 from .workload import WinogradWorkload, pack_weights
@@ -38,7 +39,11 @@ def workload_of(layer: LayerPlan, dot: DotProduct) -> Work:
 
 def definition_of(work: Work) -> tirx.PrimFunc:
     """What a workload computes, without a schedule."""
-    return direct_conv2d(work) if isinstance(work, DirectWorkload) else winograd_conv2d(work)
+    if not isinstance(work, DirectWorkload):
+        return winograd_conv2d(work)
+    if work.is_image:
+        return direct_image_conv2d(work)
+    return direct_conv2d(work)
 
 
 def packed_weights(weights: QuantizedWeights, work: Work) -> dict[str, NDArray[Any]]:

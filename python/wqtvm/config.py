@@ -12,6 +12,7 @@ from .fastconv import SFC_TILES
 Precision = Literal["full", "hadamard"]
 Steps = Literal["channel", "axis", "tile"]
 WeightSteps = Literal["tap", "filter"]
+ActivationSteps = Literal["pixel", "image"]
 Minimize = Literal["time", "multiplications"]
 Others = Literal["float", "direct"]
 
@@ -24,6 +25,7 @@ SCALES = ("standard", "row-norm", "correlated", LEARNED)
 SCALES_SUFFIX = ".safetensors"  # of a file of scales, whose path is as good as a name
 STEPS = ("channel", "axis", "tile")
 WEIGHT_STEPS = ("tap", "filter")
+ACTIVATION_STEPS = ("pixel", "image")
 MINIMIZE = ("time", "multiplications")
 OTHERS = ("float", "direct")
 NAMED_POINTS = ("best", "lavin", "complex")
@@ -55,6 +57,10 @@ class WinogradConfig:
         that "axis" of a group of channels, or the whole "tile" of a group, as in the paper.
     weight_steps : "tap" (a step for each tap of a filter and group) or "filter" (one for all of its
         taps, as int8 libraries do for direct convolutions).
+    activation_steps : what shares a step of the activations of direct convolutions: a "pixel"'s
+        channels of a group, or an "image" with all its channels, between its least and its largest
+        value, as int8 libraries do, but found as the network runs. That is the fastest, the more
+        so with AMX, and loses a few dB; group_size and weight_steps are then of no use in direct.
     others : "float" or "direct", what "winograd" and "sfc" make of eligible convolutions that they
         are not for: strided ones, and kernels for which they have no tiles, such as 1x1; of no use
         with other algorithms, which are for all of them.
@@ -88,6 +94,7 @@ class WinogradConfig:
     scales: str = "correlated"
     steps: Steps = "channel"
     weight_steps: WeightSteps = "tap"
+    activation_steps: ActivationSteps = "pixel"
     others: Others = "float"
     calibrate: bool | None = None
     min_sqnr_db: float | None = None
@@ -106,6 +113,7 @@ class WinogradConfig:
             _one_of("scales", self.scales, SCALES, f"the path of a *{SCALES_SUFFIX} file")
         _one_of("steps", self.steps, STEPS)
         _one_of("weight_steps", self.weight_steps, WEIGHT_STEPS)
+        _one_of("activation_steps", self.activation_steps, ACTIVATION_STEPS)
         _one_of("others", self.others, OTHERS)
         _one_of("calibrate", self.calibrate, (None, True, False))
         if isinstance(self.points, str):

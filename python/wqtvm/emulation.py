@@ -21,6 +21,7 @@ from .errors import NotEligibleError
 from .learning.emulation import Layer, hold_tensor, quantize
 from .quantization.arithmetic import round_up
 from .quantization.balance import balanced_weights
+from .quantization.image_reference import LEVELS, ZERO_BELOW
 from .quantization.plan import LayerPlan
 from .quantization.scheme import Scheme
 from .quantization.weights import quantize_weights
@@ -28,6 +29,16 @@ from .quantization.weights import quantize_weights
 _CHUNK_BYTES = 64 << 20  # of transformed input at a time: larger chunks gain nothing
 
 _SCALES = ("_row_s_b", "_row_s_g", "_column_s_b", "_column_s_g")  # buffers in precision "full"
+
+
+def _levels(x: Tensor) -> Tensor:
+    """Images (image, channel, row, column) rounded to the levels of ``image_reference``."""
+    high, low = (each.amax((1, 2, 3), keepdim=True).clamp(min=0) for each in (x, -x))
+    extent = high + low
+    inverse = torch.where(extent >= float(ZERO_BELOW), LEVELS / extent, 0.0)
+    zero = torch.round(low * inverse)
+    levels = torch.clamp(torch.round(x * inverse) + zero, max=LEVELS)
+    return (levels - zero) * (extent / LEVELS)
 
 
 class EmulatedConvolution(nn.Module):
@@ -89,6 +100,10 @@ class EmulatedConvolution(nn.Module):
                 hold_tensor(self, name, torch.tensor(scales, dtype=torch.float64))
             return
         products = quantized.u.astype(np.float32) * quantized.step[..., None]
+        if scheme.activation_steps == "image":
+            weight = products[..., 0, : self._channels].transpose(2, 3, 0, 1)
+            hold_tensor(self, "_u", torch.from_numpy(np.ascontiguousarray(weight)))
+            return
         flat = products.reshape(math.prod(scheme.products), self._outputs, -1).transpose(0, 2, 1)
         hold_tensor(self, "_u", torch.from_numpy(np.ascontiguousarray(flat)))  # (taps, channels, k)
         rows, columns = (np.asarray(axis.input_matrix.rows, dtype=np.float32) for axis in axes)
@@ -101,6 +116,8 @@ class EmulatedConvolution(nn.Module):
         """Convolve float32 (image, channel, row, column)."""
         if self._balance is not None:
             x = x * self._balance
+        if self.scheme.activation_steps == "image":
+            return functional.conv2d(_levels(x), self._u, self.bias, self.stride, self.padding)
         batch, _, height, width = x.shape
         taps = self.scheme.kernel
         (m_y, m_x), (t_y, t_x) = self.scheme.output_tile, self.scheme.input_tile

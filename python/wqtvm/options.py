@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from .config import (
+    ACTIVATION_STEPS,
     ALGORITHMS,
     MINIMIZE,
     NAMED_POINTS,
@@ -93,6 +94,11 @@ def network(command: Command) -> Command:
                 show_default=True, help="What shares a step of the weights.",
             ),
             click.option(
+                "--activation-steps", type=click.Choice(ACTIVATION_STEPS),
+                default=_DEFAULT.activation_steps, show_default=True,
+                help="What shares a step of the activations of direct convolutions.",
+            ),
+            click.option(
                 "--others", type=click.Choice(OTHERS), default=_DEFAULT.others, show_default=True,
                 help="What becomes of eligible convolutions that winograd and sfc are not for: "
                 "strided ones, 1x1.",
@@ -159,6 +165,7 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         scales=options["scales"],
         steps=options["steps"],
         weight_steps=options["weight_steps"],
+        activation_steps=options["activation_steps"],
         others=options["others"],
         calibrate=options["calibrate"],
         min_sqnr_db=options["min_sqnr_db"],

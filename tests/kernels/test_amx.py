@@ -177,3 +177,26 @@ def test_chunks_divide_a_group(size: int, chunk: int) -> None:
 @pytest.mark.skipif("amx_int8" in cpu_features(), reason="this CPU has AMX")
 def test_without_amx_the_host_is_not_amx() -> None:
     assert lookup("wq").name != TARGET
+
+
+@pytest.mark.isa("avx512_vnni")
+@pytest.mark.parametrize(
+    ("shape", "out_channels", "options"),
+    [
+        ((1, 8, 32, 64), 32, {}),
+        ((1, 5, 9, 1), 3, {}),
+        ((3, 7, 10, 3), 17, {"padding": 0}),
+        ((1, 14, 14, 128), 40, {}),
+        ((2, 11, 13, 100), 48, {"stride": 2}),
+        ((2, 7, 40, 64), 48, {"taps": 1, "stride": 2, "padding": 0}),
+        ((1, 10, 7, 33), 33, {"taps": 5, "padding": 2}),
+    ],
+)
+def test_images_of_one_step_equal_the_reference(
+    run: Callable[[Layer], NDArray[np.float32]],
+    shape: tuple[int, int, int, int],
+    out_channels: int,
+    options: dict[str, Any],
+) -> None:
+    layer = make_layer(TARGET, shape, out_channels, tile=1, activation_steps="image", **options)
+    np.testing.assert_array_equal(run(layer).view(np.int32), layer.reference().output.view(np.int32))

@@ -26,9 +26,13 @@ CONFIGS = {
     "wqtvm direct one group": wqtvm.WinogradConfig(
         algorithm="direct", weight_steps="filter", group_size=0
     ),
+    "wqtvm direct image": wqtvm.WinogradConfig(algorithm="direct", activation_steps="image"),
     "wqtvm F(2,3)": wqtvm.WinogradConfig(tile=2),
     "wqtvm F(4,3)": wqtvm.WinogradConfig(tile=4),
     "wqtvm F(4,3) g64": wqtvm.WinogradConfig(tile=4, group_size=64),
+    "wqtvm F(4,3) g128": wqtvm.WinogradConfig(tile=4, group_size=128),
+    "wqtvm F(4,3) g256": wqtvm.WinogradConfig(tile=4, group_size=256),
+    "wqtvm F(4,3) one group": wqtvm.WinogradConfig(tile=4, group_size=0),
     "wqtvm F(6,3) +-i": wqtvm.WinogradConfig(tile=6, points="complex"),
     "wqtvm SFC-6": wqtvm.WinogradConfig(algorithm="sfc", tile=6),
     "wqtvm F(4,3) full": wqtvm.WinogradConfig(tile=4, precision="full"),

@@ -52,6 +52,8 @@ class Candidate:
         """What explanations call it: "F(4,3) group 32", "direct whole a step a filter", "float"."""
         if self.layer.algorithm == "float":
             return self.layer.label
+        if self.layer.activation_steps == "image":
+            return self.layer.label
         group = f"group {self.layer.group_size}" if self.layer.group_size else "whole"
         steps = " a step a filter" if self.layer.weight_steps == "filter" else ""
         return f"{self.layer.label} {group}{steps}"
@@ -63,7 +65,8 @@ class Candidate:
         are no larger than those of all, since a part's largest magnitude is not, and rounding noise
         goes with their squares; "full" rounds what "hadamard" does, and more. That is so of the
         mean over many values, which is what is measured, not of each. Nothing is known of different
-        algorithms: F(2,3) has less noise than F(4,3) on white inputs, and more on some networks.
+        algorithms: F(2,3) has less noise than F(4,3) on white inputs, and more on some networks; nor of
+        a step a pixel, of both signs alike, and one an image, with a zero point.
         """
         ours, others = self.layer, other.layer
         if ours.algorithm == "float" or others.algorithm == "float":
@@ -76,6 +79,7 @@ class Candidate:
             alike
             and ours.precision in ("hadamard", others.precision)
             and ours.weight_steps in ("tap", others.weight_steps)
+            and ours.activation_steps == others.activation_steps
             and _divides(ours.group_size or 0, others.group_size or 0)
         )
 
@@ -134,6 +138,9 @@ def candidates(
         found = _planned(layer, config, *each)
         if found is not None:
             planned.append(found)
+    image = _planned(layer, config, "direct", None, points, "hadamard", 0, "filter", "image")
+    if image is not None:
+        planned.append(image)
     timed = [
         replace(each, predicted_ms=predicted_ms(each), measured_ms=measured_ms(each))
         for each in planned
@@ -174,7 +181,7 @@ def as_float(layer: LayerPlan) -> LayerPlan:
     return replace(
         layer, algorithm="float", tile=None, points=None, precision=None, group_size=None,
         scales=None, steps=None, weight_steps=None, s_b=None, s_g=None, column_points=None,
-        balance=None, correction=None, reason=Reason.BUDGET,
+        balance=None, correction=None, activation_steps="pixel", reason=Reason.BUDGET,
     )  # fmt: skip
 
 
@@ -237,6 +244,7 @@ def _planned(
     precision: str,
     group: int,
     weight_steps: str,
+    activation_steps: str = "pixel",
 ) -> LayerPlan | None:
     """The layer by such an algorithm; None where the precision does not allow it."""
     edges = tile if isinstance(tile, tuple) else (tile,)
@@ -262,6 +270,7 @@ def _planned(
             precision=precision, group_size=group, scales=scales, steps=config.steps,
             weight_steps=weight_steps, s_b=s_b, s_g=s_g,
             column_points=columns[0].points if columns else None,
+            activation_steps=activation_steps,
         )  # fmt: skip
         planned.scheme()
     except ConfigError:

@@ -36,6 +36,7 @@ from ..topi.layer import workload_of
 from ..topi.workload import WinogradWorkload, Workload
 
 _FLOAT = 4  # bytes
+_IMAGE_QUANTIZATION = 0.5  # of what a value takes that is quantized with its group's step
 _MEGA = 1e6
 
 
@@ -188,7 +189,9 @@ def work_of(
 
 def counted(work: DirectWorkload | WinogradWorkload, threads: int) -> Work:
     """Count what the busiest of so many threads does for a workload that is divided."""
-    return _direct(work, threads) if isinstance(work, DirectWorkload) else _winograd(work, threads)
+    if not isinstance(work, DirectWorkload):
+        return _winograd(work, threads)
+    return _direct_image(work, threads) if work.is_image else _direct(work, threads)
 
 
 # As they are lowered. Networks have many layers of one shape, and schedules compare many blocks.
@@ -236,6 +239,30 @@ def _direct(work: DirectWorkload, threads: int) -> Work:
         image_bytes=_image_bytes(work),
         image_reads=share,
         cache_bytes=share * panels * v_bytes + 2 * _FLOAT * outputs * work.groups,
+    )
+
+
+def _direct_image(work: DirectWorkload, threads: int) -> Work:
+    choices, taps = dict(work.choices), work.scheme.kernel**2
+    panels, registers = work.packed_channels // work.panel, math.prod(work.blocks)
+    blocks = work.batch * registers / (
+        choices.get("task_rows", 1) * choices.get("task_columns", 1)
+    )  # fmt: skip
+    share = _busiest(math.ceil(panels * blocks), threads)
+    outputs = share * work.batch * registers * work.block_pixels * work.packed_channels
+    values = math.prod(work.input_shape)
+    weights = math.prod(work.packed_shape) * _bytes(work.dot.weight_dtype)
+    v_bytes = values * _bytes(work.dot.activation_dtype)
+    input_bytes = _FLOAT * work.batch * work.height * work.width * work.in_channels
+    return Work(
+        products=outputs * work.groups * work.group_size * taps,
+        scaling=outputs,
+        # The step is found by two operations a value, without a sum across a vector.
+        quantized=values * _IMAGE_QUANTIZATION * _busiest(work.batch * work.height, threads),
+        weights=((weights, share * (1 if choices.get("panels_first") else blocks)),),
+        image_bytes=_image_bytes(work),
+        image_reads=share * (1 + input_bytes / _image_bytes(work)),
+        cache_bytes=share * panels * v_bytes,
     )
 
 

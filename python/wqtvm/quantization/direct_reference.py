@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputMismatchError
 from .arithmetic import F32, I8, I32, LARGEST, fma32, quantize, split_groups
+from .image_reference import ImageStages, image_reference
 from .scheme import Scheme
 from .weights import QuantizedWeights
 
@@ -42,10 +43,10 @@ def direct_reference(
     padding: int,
     keep_accumulators: bool = False,
     stride: int = 1,
-) -> DirectStages:
+) -> DirectStages | ImageStages:
     """Every stage of the convolution.
 
-    A group's taps are added row by row, then its sum to those of the groups before it. A weight's
+    With a step an image see ``image_reference``. Else a group's taps are added row by row, then its sum to those of the groups before it. A weight's
     step that all taps share is applied to the sum over them.
 
     Parameters
@@ -74,6 +75,8 @@ def direct_reference(
         )
     edge = (padding, padding)
     padded = np.pad(x, [(0, 0), edge, edge, (0, 0)])
+    if scheme.activation_steps == "image":
+        return image_reference(padded, weights, stride, edges)
     groups = split_groups(padded, scheme.channels_per_group(x.shape[3]))
     size = groups.shape[-1]
     # A matrix product of floats is exact as long as the sums are, and far faster than integers.

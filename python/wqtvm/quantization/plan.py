@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import Enum
 from typing import Any, ClassVar, TypeGuard
 
@@ -18,7 +18,8 @@ from ..fastconv import (
     bilinear_algorithm,
     named_scales,
 )
-from .scheme import PRECISIONS, STEPS, WEIGHT_STEPS, Scheme
+from .image_reference import MOST_PRODUCTS
+from .scheme import ACTIVATION_STEPS, PRECISIONS, STEPS, WEIGHT_STEPS, Scheme
 
 SCHEMA_VERSION = 1
 ALGORITHMS = ("winograd", "sfc", "direct", "float")
@@ -66,6 +67,7 @@ class LayerPlan:
     column_points : interpolation points of the columns of a tile that is no square. Else None.
     balance : what each input channel is multiplied, and its weights divided by; None if by nothing.
     correction : what is added to each output channel, the mean of its error taken off; or None.
+    activation_steps : as in WinogradConfig; "pixel" unless the algorithm is "direct".
     predicted_ms : milliseconds that the layer is predicted to take, where algorithm "auto" compared
         times; else None.
     measured_ms : milliseconds that a tuned kernel of it took, where algorithm "auto" has a record
@@ -99,6 +101,7 @@ class LayerPlan:
     column_points: tuple[str, ...] | None = None
     balance: tuple[float, ...] | None = None
     correction: tuple[float, ...] | None = None
+    activation_steps: str = "pixel"
     predicted_ms: float | None = None
     measured_ms: float | None = None
 
@@ -123,6 +126,7 @@ class LayerPlan:
         for field in ("predicted_ms", "measured_ms"):
             if getattr(self, field) is not None and not _positive((getattr(self, field),)):
                 self._refuse(field, "None, or a positive number of milliseconds")
+        self._check_image()
         if self.algorithm == "winograd":
             self._check_tile()
         elif self.algorithm == "sfc":
@@ -182,8 +186,10 @@ class LayerPlan:
 
     @property
     def label(self) -> str:
-        """What tables call the algorithm: "F(4,3)", "F(6,3) +-i", "F(4x2,3)", "direct", "float"."""
+        """What tables call the algorithm: "F(4,3)", "F(6,3) +-i", "direct", "direct image"."""
         label = algorithm_label(self.algorithm, self.tile, self.weight_shape[2])
+        if self.activation_steps == "image":
+            return f"{label} image"
         return (
             f"{label} +-i" if self.algorithm == "winograd" and "i" in (self.points or ()) else label
         )
@@ -256,6 +262,7 @@ class LayerPlan:
             self.weight_steps or "",
             None if square else columns,
             None if square else named_scales(name, columns),
+            self.activation_steps,
         )
 
     def _check_stride(self) -> None:
@@ -265,6 +272,23 @@ class LayerPlan:
             self._refuse("stride", "two equal numbers, or algorithm 'float'")
         if self.stride != (1, 1) and self.precision != "hadamard":
             self._refuse("precision", "'hadamard' where the stride is not (1, 1)")
+
+    def _check_image(self) -> None:
+        self._one_of("activation_steps", ACTIVATION_STEPS)
+        if self.activation_steps == "pixel":
+            return
+        if self.algorithm != "direct":
+            self._refuse("activation_steps", f"'pixel' for algorithm {self.algorithm!r}")
+        if self.group_size != 0:
+            self._refuse("group_size", "0 where activation_steps are 'image'")
+        if self.weight_steps != "filter":
+            self._refuse("weight_steps", "'filter' where activation_steps are 'image'")
+        if math.prod(self.weight_shape[1:]) > MOST_PRODUCTS:
+            self._refuse(
+                "activation_steps",
+                f"'pixel' for more than {MOST_PRODUCTS} channels times taps, whose products may "
+                "not fit int32",
+            )
 
     def _check_tile(self) -> None:
         edges = self.tile if isinstance(self.tile, tuple) else (self.tile,)
@@ -387,10 +411,12 @@ def _layer_to_json(layer: LayerPlan) -> str:
 
 def _layer_from_json(index: int, entry: object) -> LayerPlan:
     names = {field.name for field in fields(LayerPlan)}
-    if not isinstance(entry, dict) or set(entry) != names:
-        found = set(entry) if isinstance(entry, dict) else set()
+    # What has a default may be missing: plans of before knew less.
+    needed = {field.name for field in fields(LayerPlan) if field.default is MISSING}
+    found = set(entry) if isinstance(entry, dict) else set()
+    if not isinstance(entry, dict) or not needed <= found <= names:
         raise ArtefactCorruptError(
-            f"plan: layer {index} lacks {sorted(names - found)} and has unknown "
+            f"plan: layer {index} lacks {sorted(needed - found)} and has unknown "
             f"{sorted(found - names)}; write it again"
         )
     values: dict[str, Any] = {

@@ -29,6 +29,7 @@ SHARED_AXES = {
 }
 STEPS = tuple(SHARED_AXES)
 WEIGHT_STEPS = ("tap", "filter")
+ACTIVATION_STEPS = ("pixel", "image")
 WHOLE_MULTIPLE = 32  # a group of all channels is padded to a multiple of this
 _LARGEST_INTEGER = {"hadamard": 2**24, "full": 127}  # exact in float32, exact in int8
 
@@ -95,6 +96,9 @@ class Scheme:
         tile, along which the next pass sums; that "axis" of a group of channels; or the whole
         "tile" of a group. V has a step a tap and group in any case, and U as weight_steps say.
     weight_steps : "tap" or "filter", what shares a step of U besides a group's channels.
+    activation_steps : in direct convolutions a "pixel"'s channels of a group share a step, or all
+        of an "image", between its least and its largest value and with a zero point; that is one
+        group, and a weight's step is of a filter.
     column_algorithm, column_scales : the same along the columns, if they are not those of the rows;
         both or none.
 
@@ -113,18 +117,28 @@ class Scheme:
     weight_steps: str = "tap"
     column_algorithm: BilinearAlgorithm | None = None
     column_scales: ScaleSet | None = None
+    activation_steps: str = "pixel"
 
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("precision", self.precision, PRECISIONS),
             ("steps", self.steps, STEPS),
             ("weight_steps", self.weight_steps, WEIGHT_STEPS),
+            ("activation_steps", self.activation_steps, ACTIVATION_STEPS),
         ):
             if value not in choices:
                 raise ConfigError(f"{name} is {value!r}; give one of {', '.join(choices)}")
         if self.group_size < 0:
             raise ConfigError(f"group_size is {self.group_size}; give 0 (all channels) or more")
         self._check_axis(self.algorithm, self.scales)
+        if self.activation_steps == "image" and (
+            not self.is_direct or self.group_size != 0 or self.weight_steps != "filter"
+        ):
+            raise ConfigError(
+                f"activation_steps is 'image' with {self.name}, group_size {self.group_size} and "
+                f"weight_steps {self.weight_steps!r}; give a direct convolution, group_size 0 and "
+                "weight_steps 'filter', or activation_steps 'pixel'"
+            )
         if self.column_algorithm is None and self.column_scales is None:
             return
         if self.column_algorithm is None or self.column_scales is None:

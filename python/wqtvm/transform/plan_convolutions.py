@@ -24,6 +24,7 @@ from ..fastconv import (
 )
 from ..frontend.names import CONVOLUTION_OPS, bindings, layer_name, operator_name
 from ..learning import LearnedScales, learned_scales
+from ..quantization.image_reference import MOST_PRODUCTS
 from ..quantization.plan import LayerPlan, Plan, Reason
 from .constants import is_tensor_constant, shape_of
 
@@ -151,6 +152,11 @@ def _direct(layer: LayerPlan, config: WinogradConfig) -> LayerPlan:
 
 def _quantized(layer: LayerPlan, choice: _Choice, config: WinogradConfig) -> LayerPlan:
     learned = choice.learned
+    is_image = (
+        config.algorithm == "direct"
+        and config.activation_steps == "image"
+        and math.prod(layer.weight_shape[1:]) <= MOST_PRODUCTS
+    )
     scales = None if learned is None else learned.scales_for(choice.rows, layer.name)
     return replace(
         layer,
@@ -159,11 +165,14 @@ def _quantized(layer: LayerPlan, choice: _Choice, config: WinogradConfig) -> Lay
         points=choice.rows.points or None,
         # Without a transform there are no stages besides the products.
         precision="hadamard" if _beyond_fast(layer) else config.precision,
-        group_size=config.group_size,
+        group_size=0 if is_image else config.group_size,
         scales=config.scales,
         steps=config.steps,
         # One tap's step is that of its filter, and is applied in fewer operations so.
-        weight_steps="filter" if layer.weight_shape[2] == 1 else config.weight_steps,
+        weight_steps=(
+            "filter" if is_image or layer.weight_shape[2] == 1 else config.weight_steps
+        ),
+        activation_steps="image" if is_image else "pixel",
         s_b=scales.s_b if scales else None,
         s_g=scales.s_g if scales else None,
         column_points=choice.column_points,

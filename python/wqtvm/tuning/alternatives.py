@@ -39,7 +39,8 @@ def with_alternatives(
         direct = replace(
             layer, algorithm="direct", tile=None, points=None, column_points=None, s_b=None,
             s_g=None, precision=config.precision, group_size=config.group_size,
-            scales="correlated", steps=config.steps, weight_steps="tap", reason=Reason.ELIGIBLE,
+            scales="correlated", steps=config.steps, weight_steps="tap", activation_steps="pixel",
+            reason=Reason.ELIGIBLE,
         )  # fmt: skip
         offered = candidates(direct, config, lambda each: predict(each, record, threads).ms)
         others = [

@@ -60,7 +60,10 @@ class Task:
         words = ["direct" if is_direct else scheme.name]
         if scheme.precision == "full":
             words.append("full")
-        words.append(f"g{scheme.group_size}" if scheme.group_size else "one group")
+        if scheme.activation_steps == "image":
+            words.append("image")
+        else:
+            words.append(f"g{scheme.group_size}" if scheme.group_size else "one group")
         if is_direct and scheme.kernel != 3:
             words.append(f"{scheme.kernel}x{scheme.kernel}")
         if isinstance(work, DirectWorkload) and work.stride != 1:

@@ -1,0 +1,253 @@
+"""The schedule of the direct convolution with one step an image that all CPUs share.
+
+The image is read twice before anything is multiplied, for its extremes and to quantize it; then a
+parallel task computes a panel of output channels of some register blocks:
+
+    for each row of the image, in parallel: its extremes
+    for each row, zeros around the image, in parallel: levels                        -> V
+    for a block of the image and a panel, or a panel and a block, in parallel:
+        for some pixels:                            accumulators, in registers
+            for all taps and channels: integer products
+            scaled, epilogue, result
+
+Nothing but the accumulators lies between V and the result. V has a plane for each 64 channels, so
+that a register block's pixels are a few kilobytes of L1 for all taps; a panel of U streams from L2
+once a register block, in the order in which it lies. V of a block stays in L2 while panels go by,
+or V of the whole image where that is no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from tvm import s_tir, tirx
+
+from .direct_cpu import DirectBlocking
+from .expand import expand_functions
+from .image_tile_kernel import REDUCTION, ImageTiles, write_image_tiles
+from .loops import inline_epilogue, unroll_and_vectorize
+from .prefetch import TASKS
+from .scratch import kept_by_tasks
+from .space import Point, Space, Value, divisions, with_default
+from .tile_product_kernel import ACTIVATIONS, ROWS
+
+if TYPE_CHECKING:
+    from ..topi.direct_workload import DirectWorkload
+
+
+@dataclass(frozen=True)
+class ImageBlocking:
+    """The free choices of the schedule, by the numbers of the ISA's direct convolution."""
+
+    numbers: DirectBlocking
+
+    def divided(
+        self, work: DirectWorkload, threads: int, point: Point | None = None
+    ) -> DirectWorkload:
+        """The workload in the blocks of a point of its space, of the default one if None."""
+        point = self._default(work, threads) if point is None else point
+        fields: dict[str, Any] = dict(point)
+        block, (rows, columns) = fields["block"], fields["task"]
+        choices = (
+            ("task_rows", rows), ("task_columns", columns),
+            ("panels_first", fields["panels_first"]),
+        )  # fmt: skip
+        return replace(
+            work, block=block, pixels=math.prod(block), vectors=fields["vectors"], choices=choices
+        )
+
+    def space(self, work: DirectWorkload, threads: int) -> Space:
+        """What may be chosen about a layer that so many threads compute.
+
+        ``block`` are the rows and columns of pixels, and ``vectors`` those of output channels, that
+        are summed up together; ``task`` are rows and columns of such blocks, the same of each task.
+        """
+        default = self._default(work, threads)
+        registers = set(self._register_blocks(work))
+        tasks = product(divisions(work.out_height), divisions(work.out_width))
+        knobs: dict[str, tuple[Value, ...]] = {
+            "block": with_default({each[:2] for each in registers}, default["block"]),
+            "vectors": with_default({each[2] for each in registers}, default["vectors"]),
+            "task": with_default(tasks, default["task"]),
+            "panels_first": (0, 1),
+        }
+
+        def is_valid(point: Point) -> bool:
+            fields: dict[str, Any] = dict(point)
+            rows, columns = fields["block"]
+            blocks = math.ceil(work.out_height / rows), math.ceil(work.out_width / columns)
+            return (
+                (rows, columns, fields["vectors"]) in registers
+                and rows * columns * fields["vectors"] >= _LEAST_ACCUMULATORS
+                and blocks[0] % fields["task"][0] == 0
+                and blocks[1] % fields["task"][1] == 0
+            )
+
+        return Space(knobs, default, lambda point: point == default or is_valid(point))
+
+    def _register_blocks(self, work: DirectWorkload) -> list[tuple[int, int, int]]:
+        """Rows and columns of pixels, and vectors of output channels, of the accumulators."""
+        vectors = math.ceil(work.out_channels / self.numbers.dot_lanes)
+        return [each for each in self._all_register_blocks(work) if each[2] <= vectors]
+
+    def _all_register_blocks(self, work: DirectWorkload) -> Iterator[tuple[int, int, int]]:
+        rows, columns = work.out_height, work.out_width
+        if self.numbers.tiles is not None:
+            for vectors, wide in product((1, 2), range(1, min(columns, 2 * ROWS) + 1)):
+                if wide <= ROWS:
+                    yield from ((tall, wide, vectors) for tall in (1, 2) if tall <= rows)
+                elif wide % 2 == 0:
+                    yield 1, wide, vectors
+            return
+        most = self.numbers.register_pixels_alone or self.numbers.register_pixels
+        for vectors, pixels in enumerate(most, 1):
+            for tall in range(1, min(rows, pixels) + 1):
+                for wide in range(1, min(columns, pixels // tall) + 1):
+                    yield tall, wide, vectors
+
+    def _default(self, work: DirectWorkload, threads: int) -> Point:
+        registers = min(
+            self._register_blocks(work), key=lambda each: self._products_cost(work, each)
+        )
+        rows, columns, vectors = registers
+        blocks = math.ceil(work.out_height / rows), math.ceil(work.out_width / columns)
+        panels = math.ceil(work.out_channels / (vectors * self.numbers.dot_lanes))
+
+        def v_bytes(task: int) -> int:
+            """V of so many rows of register blocks."""
+            image = (blocks[1] * columns - 1) * work.quantized_stride + work.scheme.kernel
+            tall = task * rows * work.quantized_stride + work.scheme.kernel - 1
+            return work.groups * work.group_size * image * tall
+
+        is_near = v_bytes(blocks[0]) <= _NEAR_BYTES
+        equal = [n for n in range(1, blocks[0] + 1) if blocks[0] % n == 0]
+        tall = [n for n in equal if is_near or n == 1 or v_bytes(n) <= _NEAR_BYTES]
+
+        def time(task: int) -> float:
+            tasks = panels * work.batch * math.ceil(blocks[0] / task)
+            return math.ceil(tasks / threads) * (task * blocks[1] + _TASK_OVERHEAD_BLOCKS)
+
+        return {
+            "block": (rows, columns),
+            "vectors": vectors,
+            "task": (min(tall, key=time), blocks[1]),
+            "panels_first": int(is_near),
+        }
+
+    def _products_cost(self, work: DirectWorkload, registers: tuple[int, int, int]) -> float:
+        """Time of a step of the sums of all register blocks, those outside the image included."""
+        rows, columns, vectors = registers
+        blocks = math.ceil(work.out_height / rows) * math.ceil(work.out_width / columns)
+        blocks *= math.ceil(work.out_channels / (vectors * self.numbers.dot_lanes))
+        pixels = rows * columns
+        if self.numbers.tiles is None:
+            one = pixels * vectors + _LOAD * pixels + _LOAD_L2 * vectors
+            return blocks * max(one, _LEAST_CHAINS)
+        # Two rows of a register are loaded a cycle; U comes from L2.
+        multiply = pixels * vectors
+        load = pixels / 2 + vectors * ROWS
+        return blocks * (max(multiply, load) + _NOT_HIDDEN * min(multiply, load))
+
+
+# Of L2, what V may occupy while U streams through.
+_NEAR_BYTES = 1 << 20
+_TASK_OVERHEAD_BLOCKS = 4
+_LEAST_ACCUMULATORS = 4  # that may be chosen
+# In products: loads of a vector from L1 and L2, and of products, below which they wait.
+_LOAD, _LOAD_L2, _LEAST_CHAINS = 0.5, 1.0, 10
+_NOT_HIDDEN = 0.25
+
+
+def schedule_direct_image(function: tirx.PrimFunc, blocking: ImageBlocking) -> tirx.PrimFunc:
+    """Schedule a direct convolution with one step an image, and what is fused behind it."""
+    numbers = blocking.numbers
+    sch = s_tir.Schedule(function)
+    output = sch.get_sblock("output")
+    annotations = sch.get(output).annotations
+    block = tuple(int(edge) for edge in annotations["wq.block"])
+    vectors, stride = int(annotations["wq.vectors"]), int(annotations["wq.stride"])
+    choices = {str(name): int(value) for name, value in annotations["wq.choices"].items()}
+    inline_epilogue(sch, output)
+    size = int(sch.get(sch.get_sblock("V")).writes[0].source.shape[-1])
+    registers = _divide_output(sch, numbers, output, block, vectors, choices)
+    _schedule_products(sch, numbers, registers, vectors)
+    _schedule_quantization(sch, numbers)
+    function = expand_functions(sch.mod["main"])  # those of the epilogue
+    sums = math.prod(block), vectors * numbers.dot_lanes
+    if numbers.tiles is None:
+        return kept_by_tasks(function, "products", sums)
+    rows = block[1] if block[1] <= ROWS else block[1] // len(ACTIVATIONS)
+    tiles = ImageTiles(
+        block, rows, vectors, stride, numbers.dot_lanes, numbers.dot_reduce, size, numbers.tiles
+    )
+    return kept_by_tasks(write_image_tiles(function, tiles), "products", sums)
+
+
+def _divide_output(
+    sch: s_tir.Schedule,
+    numbers: DirectBlocking,
+    output: Any,
+    block: tuple[int, ...],
+    vectors: int,
+    choices: dict[str, int],
+) -> Any:
+    """Divide the output into tasks and register blocks; returns the loop over the latter."""
+    image, height, width, channels = sch.get_loops(output)
+    task_row, row, row_in = sch.split(height, [None, choices["task_rows"], block[0]])
+    task_column, column, column_in = sch.split(width, [None, choices["task_columns"], block[1]])
+    panel, vector, lane = sch.split(channels, [None, vectors, numbers.dot_lanes])
+    blocks = (image, task_row, task_column)
+    order = (panel, *blocks) if choices["panels_first"] else (*blocks, panel)
+    sch.reorder(*order, row, column, row_in, column_in, vector, lane)
+    sch.vectorize(lane)
+    task = sch.fuse(*order)
+    sch.parallel(task)
+    sch.annotate(task, TASKS, True)
+    return column
+
+
+def _schedule_products(
+    sch: s_tir.Schedule, numbers: DirectBlocking, registers: Any, vectors: int
+) -> None:
+    """Budget: pixels x vectors accumulators of int32 stay in registers over all taps."""
+    products = sch.get_sblock("products")
+    sch.compute_at(products, registers, preserve_unit_loops=True)
+    p, k, g, e, v, s = sch.get_loops(products)[-6:]
+    vector, lane = sch.split(k, [vectors, numbers.dot_lanes])
+    step, pair = sch.split(s, [None, numbers.dot_reduce])
+    sch.reorder(g, e, v, step, p, vector, lane, pair)
+    if numbers.tiles is not None:
+        sch.annotate(g, REDUCTION, True)
+        return
+    for loop in (p, vector):
+        sch.unroll(loop)
+    init = sch.decompose_reduction(products, g)
+    unroll_and_vectorize(sch, sch.get_loops(init)[-3:])
+    # The sums' beginning reads it, their continuation no longer.
+    reads = [region.source.name for region in sch.get(products).reads]
+    sch.unsafe_hide_buffer_access(products, "read", [reads.index("start")])
+    if numbers.intrinsic:
+        sch.tensorize(lane, numbers.intrinsic)
+
+
+def _schedule_quantization(sch: s_tir.Schedule, numbers: DirectBlocking) -> None:
+    """Budget: extremes of both signs in two vectors; a vector of V at a time."""
+    rows = sch.get_sblock("row_extremes")
+    image, row, sign, lane, x, j = sch.get_loops(rows)
+    sch.parallel(sch.fuse(image, row))
+    sch.reorder(x, j, sign, lane)
+    sch.unroll(sign)
+    sch.vectorize(lane)
+    init = sch.decompose_reduction(rows, x)
+    unroll_and_vectorize(sch, sch.get_loops(init)[-2:])
+    for name in ("start", "factor"):
+        sch.vectorize(sch.split(sch.get_loops(sch.get_sblock(name))[-1], [None, numbers.lanes])[1])
+    image, group, row, column, channel = sch.get_loops(sch.get_sblock("V"))
+    sch.reorder(image, row, column, group, channel)
+    sch.parallel(sch.fuse(image, row))
+    lanes = math.gcd(int(sch.get(channel).extent), numbers.lanes)
+    sch.vectorize(sch.split(channel, [None, lanes])[1])

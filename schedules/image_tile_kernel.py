@@ -1,0 +1,133 @@
+"""The integer products of a direct convolution with one step an image on tile registers.
+
+    configure the tile registers, once a task
+    for each register block, up to 2 x 16 pixels by 32 output channels:
+        up to four accumulators of 16 x 16 = what takes off the level of zero
+        for each 64 channels, for each tap: load V and U, up to four products of 16 x 16 x 64
+        store the accumulators, as what is scaled next
+
+The registers are those of ``tile_product_kernel``: four loads feed four products. A register of V
+holds neighbouring pixels of one row of the image, straight from V: a kilobyte that begins elsewhere
+for each tap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tvm_ffi
+from tvm import ir, tirx
+
+from .cpu_generic.rewrite import substitute
+from .instructions import TileInstructions
+from .prefetch import TASKS, loop_variables, realized
+from .tile_product_kernel import accumulators, configured, multiply
+
+REDUCTION = "wq.image_reduction"  # on the outermost loop of the sums of a register block
+_COUNT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class ImageTiles:
+    """How the products of a register block lie in the registers.
+
+    Attributes
+    ----------
+    block : rows and columns of pixels.
+    rows : pixels of a register of V, all in one row of the image.
+    vectors : of output channels, at most two.
+    stride : of the convolution.
+    lanes, reduce : of the dot product.
+    chunk : channels of one product, those that V stores together.
+    """
+
+    block: tuple[int, ...]
+    rows: int
+    vectors: int
+    stride: int
+    lanes: int
+    reduce: int
+    chunk: int
+    instructions: TileInstructions
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """Row and column of each register's first pixel."""
+        rows, columns = self.block
+        return [(row, at) for row in range(rows) for at in range(0, columns, self.rows)]
+
+
+def write_image_tiles(function: tirx.PrimFunc, tiles: ImageTiles) -> tirx.PrimFunc:
+    """Replace the marked loops by tile instructions, and configure where tasks begin."""
+
+    def reduction(loop: tirx.For) -> Any:
+        return _products(loop, tiles) if REDUCTION in loop.annotations else loop
+
+    written = tvm_ffi.structural_map(function.body, (tirx.For, reduction))
+
+    def tasks(loop: tirx.For) -> Any:
+        if TASKS not in loop.annotations:
+            return loop
+        parts = (tiles.rows,) * len(tiles.parts)
+        block = configured(loop, parts, tiles.chunk, tiles.reduce, tiles.instructions)
+        return tirx.For(
+            block.loop_var, block.min, block.extent, block.kind, block.body,
+            annotations=loop.annotations,
+        )  # fmt: skip
+
+    return function.with_body(tvm_ffi.structural_map(written, (tirx.For, tasks)))
+
+
+def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
+    """The sums of a register block, in place of their loops."""
+    (realize,) = realized(loop)
+    block = realize.block
+    axes = [axis.var for axis in block.iter_vars]  # (z, b, c, p, k, g, e, v, s)
+    inner = {variable: tirx.const(0, "int64") for variable in loop_variables(loop)}
+    values = [substitute(value, inner) for value in realize.iter_values]
+    first = dict(zip(axes, values, strict=True))
+    loads: list[Any] = []
+    tvm_ffi.structural_walk(block.body, (ir.TensorLoad, loads.append))
+    counts = block.writes[0].source
+    operands = [load for load in loads if not load.source.same_as(counts)]
+    v, u = sorted(operands, key=lambda load: load.source.name != "V")
+    starts: list[Any] = []
+    tvm_ffi.structural_walk(block.init, (ir.TensorLoad, starts.append))
+    (start,) = starts
+    taps = int(u.source.ty.shape[2])
+    g, e, c = (tirx.Var(name, "int64") for name in ("g", "e", "v"))
+    used = accumulators(len(tiles.parts), tiles.vectors)
+    columns = tiles.block[1]
+
+    def at(load: Any, pixel: int, vector: int) -> Any:
+        place = {**first, axes[5]: g, axes[6]: e, axes[7]: c}
+        place[axes[3]] = place[axes[3]] + pixel
+        place[axes[4]] = place[axes[4]] + vector * tiles.lanes
+        return tirx.BufferLoad(load.source, [substitute(index, place) for index in load.indices])
+
+    def activations(part: int) -> tuple[Any, Any]:
+        row, column = tiles.parts[part]
+        place = at(v, row * columns + column, 0)
+        return place, tirx.const(tiles.stride * tiles.chunk, "int64")
+
+    def weights(vector: int) -> tuple[Any, Any]:
+        return at(u, 0, vector), tirx.const(tiles.lanes * tiles.reduce, "int64")
+
+    body: Any = tirx.SeqStmt(multiply(tiles.instructions, used, activations, weights))
+    for variable, extent in ((c, taps), (e, taps), (g, int(loop.extent))):
+        zero = tirx.const(0, "int64")
+        count = tirx.const(extent, "int64")
+        body = tirx.For(variable, zero, count, tirx.ForKind.SERIAL, body)
+    between = tirx.const(_COUNT_BYTES * tiles.vectors * tiles.lanes, "int64")
+    written = tirx.BufferLoad(counts, axes[:5])
+    stores = []
+    for register, part, vector in used:
+        row, column = tiles.parts[part]
+        place = at(written, row * columns + column, vector)
+        stores.append(tiles.instructions.store(register, place, between))
+    begin = [
+        tiles.instructions.load(register, at(start, 0, vector), tirx.const(0, "int64"))
+        for register, _, vector in used
+    ]
+    return tirx.SeqStmt([*begin, body, *stores])
