@@ -31,6 +31,7 @@ from .expand import expand_functions
 from .image_tile_kernel import REDUCTION, ImageTiles, write_image_tiles
 from .loops import inline_epilogue, unroll_and_vectorize
 from .prefetch import TASKS
+from .quantize_kernel import LANES, write_quantization
 from .scratch import kept_by_tasks
 from .space import Point, Space, Value, divisions, with_default
 from .tile_product_kernel import ACTIVATIONS, ROWS
@@ -177,6 +178,8 @@ def schedule_direct_image(function: tirx.PrimFunc, blocking: ImageBlocking) -> t
     _schedule_products(sch, numbers, registers, vectors)
     _schedule_quantization(sch, numbers)
     function = expand_functions(sch.mod["main"])  # those of the epilogue
+    if numbers.instructions is not None:
+        function = write_quantization(function, numbers.instructions)
     sums = math.prod(block), vectors * numbers.dot_lanes
     if numbers.tiles is None:
         return kept_by_tasks(function, "products", sums)
@@ -249,5 +252,13 @@ def _schedule_quantization(sch: s_tir.Schedule, numbers: DirectBlocking) -> None
     image, group, row, column, channel = sch.get_loops(sch.get_sblock("V"))
     sch.reorder(image, row, column, group, channel)
     sch.parallel(sch.fuse(image, row))
-    lanes = math.gcd(int(sch.get(channel).extent), numbers.lanes)
-    sch.vectorize(sch.split(channel, [None, lanes])[1])
+    sch.compute_at(sch.get_sblock("pixels"), group, preserve_unit_loops=True)
+    for name in ("pixels", "V"):
+        channel = sch.get_loops(sch.get_sblock(name))[-1]
+        lanes = math.gcd(int(sch.get(channel).extent), numbers.lanes)
+        outer, lane = sch.split(channel, [None, lanes])
+        sch.unroll(outer)
+        if name == "V" and numbers.instructions is not None and lanes == numbers.lanes:
+            sch.annotate(lane, LANES, True)
+        else:
+            sch.vectorize(lane)

@@ -17,10 +17,13 @@ class Instructions:
         to the counts with the products added.
     quantize : float32 values, already divided by their step, to the nearest even integer, plus the
         zero point, in the dot product's activation dtype. Defined within -127 to 127.
+    levels : float32 values, already divided by their step, to the nearest even integer, plus the
+        level of zero, float32, as uint8. Defined within 0 to 256, which becomes 255.
     """
 
     dot: Callable[[Any, Any, Any], Any]
     quantize: Callable[[Any], Any]
+    levels: Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,17 @@ from tvm.script import tirx as T
 from .instructions import Instructions
 
 
+_ALL_LANES = tirx.const(-1, "int16")
+
+
 def instructions_512() -> Instructions:
     """Those of AVX-512 VNNI, sixteen lanes."""
-    return Instructions(lambda *operands: _dot(16, *operands), _quantize_512)
+    return Instructions(lambda *operands: _dot(16, *operands), _quantize_512, _levels_512)
 
 
 def instructions_256() -> Instructions:
     """Those of AVX-VNNI, eight lanes."""
-    return Instructions(lambda *operands: _dot(8, *operands), _quantize_256)
+    return Instructions(lambda *operands: _dot(8, *operands), _quantize_256, _levels_256)
 
 
 def _dot(lanes: int, counts: Any, activations: Any, weights: Any) -> Any:
@@ -34,29 +37,51 @@ def _dot(lanes: int, counts: Any, activations: Any, weights: Any) -> Any:
 
 def _quantize_512(values: Any) -> Any:
     """Round, narrow to int8 with saturation, flip the sign bit: plus 128, as uint8."""
-    all_lanes = tirx.const(-1, "int16")
-    integers = tirx.call_llvm_pure_intrin(
+    return _flip_sign("uint8x16", _narrow_512("pmovs", _rounded_512(values)))
+
+
+def _levels_512(values: Any, zero: Any) -> Any:
+    """Round, add the level of zero, which is exact in either order, narrow with saturation."""
+    levels = _rounded_512(values) + zero.astype("int32x16")
+    return tirx.reinterpret("uint8x16", _narrow_512("pmovus", levels))
+
+
+def _rounded_512(values: Any) -> Any:
+    return tirx.call_llvm_pure_intrin(
         "int32x16",
         "llvm.x86.avx512.mask.cvtps2dq.512",
         values,
         tirx.Broadcast(tirx.const(0, "int32"), 16),
-        all_lanes,
+        _ALL_LANES,
         tirx.const(4, "int32"),  # in the current direction: to the nearest even
     )
-    signed = tirx.call_llvm_pure_intrin(
+
+
+def _narrow_512(name: str, integers: Any) -> Any:
+    """Narrow int32 to 8 bits with saturation, signed or unsigned."""
+    return tirx.call_llvm_pure_intrin(
         "int8x16",
-        "llvm.x86.avx512.mask.pmovs.db.512",
+        f"llvm.x86.avx512.mask.{name}.db.512",
         integers,
         tirx.Broadcast(tirx.const(0, "int8"), 16),
-        all_lanes,
+        _ALL_LANES,
     )
-    return _flip_sign("uint8x16", signed)
 
 
 def _quantize_256(values: Any) -> Any:
     """Round in the current direction, to the nearest even; narrow, within +-127; plus 128."""
-    integers = tirx.call_llvm_pure_intrin("int32x8", "llvm.x86.avx.cvt.ps2dq.256", values)
-    return _flip_sign("uint8x8", integers.astype("int8x8"))
+    return _flip_sign("uint8x8", _rounded_256(values).astype("int8x8"))
+
+
+def _levels_256(values: Any, zero: Any) -> Any:
+    """Round, add the level of zero, narrow where it does not saturate."""
+    levels = _rounded_256(values) + zero.astype("int32x8")
+    highest = tirx.Broadcast(tirx.const(255, "int32"), 8)
+    return tirx.min(levels, highest).astype("uint8x8")
+
+
+def _rounded_256(values: Any) -> Any:
+    return tirx.call_llvm_pure_intrin("int32x8", "llvm.x86.avx.cvt.ps2dq.256", values)
 
 
 def _flip_sign(dtype: str, signed: Any) -> Any:

@@ -3,7 +3,8 @@
 Between its least and its largest value, 0 among them, an image has 256 levels, for all pixels and
 channels alike. So the products of all taps and channels are one sum of integers:
 
-    image -> row_extremes -> extremes -> V_step, V_inverse, V_zero -> V, start -> products -> output
+    image -> row_extremes -> extremes -> V_step, V_inverse, V_zero -> start
+    image -> pixels -> V -> products -> output
 
 Axes: (z, y, x) an image and its row and column, zeros around it; g a part of the input channels
 that is stored together, s a channel within it, k an output channel, (e, v) a tap; (b, c) a block of
@@ -80,7 +81,7 @@ def _extremes(work: DirectWorkload, image: te.Tensor) -> te.Tensor:
 
 
 def _steps(extremes: te.Tensor) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
-    """Step and its inverse, float32 (z), and the level of zero, int32 (z)."""
+    """Step, its inverse and the level of zero, float32 (z)."""
 
     def bound(z: Any, sign: int) -> Any:
         """The largest value, or its negatives', and at least 0."""
@@ -109,7 +110,7 @@ def _steps(extremes: te.Tensor) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
 
     def zero(z: Any) -> Any:
         level = tirx.Select(is_usable(z), bound(z, 1) * inverses(z), float32(0))
-        return tirx.nearbyint(level).astype("int32")
+        return tirx.nearbyint(level)
 
     return (
         te.compute(shape, step, name="V_step"),
@@ -123,16 +124,20 @@ def _quantize(
 ) -> te.Tensor:
     """Quantize to V (z, g, y, x, s), zeros around the image."""
 
-    def value(z: Any, g: Any, y: Any, x: Any, s: Any) -> Any:
+    def pixel(z: Any, g: Any, y: Any, x: Any, s: Any) -> Any:
         row, column = (at * work.sampling - work.padding for at in (y, x))
-        scaled = image_or_zero(work, image, (z, row, column), g, s) * inverse(z)
-        scaled = tirx.nearbyint(scaled)
+        return image_or_zero(work, image, (z, row, column), g, s)
+
+    pixels = te.compute(work.input_shape, pixel, name="pixels")
+
+    def value(*index: Any) -> Any:
+        z = index[0]
+        level = tirx.nearbyint(pixels(*index) * inverse(z)) + zero(z)
         # Ordered comparisons, so that a NaN becomes a number: its step is NaN.
-        scaled = tirx.Select(scaled < float32(LEVELS), scaled, float32(LEVELS))
-        scaled = tirx.Select(scaled > float32(-LEVELS), scaled, float32(-LEVELS))
-        level = scaled.astype("int32") + zero(z)
-        level = tirx.Select(level < int32(LEVELS), level, int32(LEVELS))
-        return (level - int32(work.level_offset)).astype(work.dot.activation_dtype)
+        level = tirx.Select(level < float32(LEVELS), level, float32(LEVELS))
+        level = tirx.Select(level > float32(0), level, float32(0))
+        stored = level - float32(work.level_offset) if work.level_offset else level
+        return stored.astype("int32").astype(work.dot.activation_dtype)
 
     return te.compute(work.input_shape, value, name="V")
 
@@ -158,7 +163,7 @@ def _start(work: DirectWorkload, zero: te.Tensor, u_sum: te.Tensor) -> te.Tensor
     """Where sums (z, k) start, int32: less what the level of zero adds to each product."""
     return te.compute(
         (work.batch, work.packed_channels),
-        lambda z, k: (int32(work.level_offset) - zero(z)) * u_sum(k),
+        lambda z, k: (int32(work.level_offset) - zero(z).astype("int32")) * u_sum(k),
         name="start",
     )
 

@@ -75,9 +75,9 @@ def quantize_images(values: F32) -> tuple[NDArray[np.uint8], F32, I32]:
     """Levels of images (z, y, x, c) uint8, with the step (z) and the level of zero (z) of each.
 
     ``extent = high - low`` between the least and the largest value and 0, ``inv = 255 / extent``,
-    ``zero = round_to_even(-low * inv)``, ``q = min(round_to_even(x * inv) + zero, 255)``, ``step =
-    extent / 255``, all in float32. NaN and infinities make the image's step NaN, hence every result
-    of it.
+    ``zero = round_to_even(-low * inv)``, ``q = clamp(round_to_even(x * inv) + zero, 0, 255)``,
+    ``step = extent / 255``, all in float32. NaN and infinities make the image's step NaN, hence
+    every result of it.
     """
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.int32)
     axes = (1, 2, 3)
@@ -93,10 +93,8 @@ def quantize_images(values: F32) -> tuple[NDArray[np.uint8], F32, I32]:
         inverse = np.where(usable, np.float32(LEVELS) / extent, np.float32(0))
         step = np.where(finite, extent / np.float32(LEVELS), np.float32(np.nan))
         step = np.where(finite & ~usable, np.float32(0), step).astype(np.float32)
-        zero = np.rint(np.where(usable, low * inverse, np.float32(0))).astype(np.int32)
-        scaled = np.rint(values * inverse[:, None, None, None])
-    limit = np.float32(LEVELS)
-    scaled = np.where(scaled < limit, scaled, limit)  # in this order NaN gives 255
-    scaled = np.where(scaled > -limit, scaled, -limit)
-    levels = np.minimum(scaled.astype(np.int32) + zero[:, None, None, None], LEVELS)
-    return levels.astype(np.uint8), step, zero
+        zero = np.rint(np.where(usable, low * inverse, np.float32(0)))
+        levels = np.rint(values * inverse[:, None, None, None]) + zero[:, None, None, None]
+    levels = np.where(levels < LEVELS, levels, np.float32(LEVELS))  # in this order NaN gives 255
+    levels = np.where(levels > 0, levels, np.float32(0))
+    return levels.astype(np.uint8), step, zero.astype(np.int32)
