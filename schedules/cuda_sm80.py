@@ -24,6 +24,7 @@ _KEPT = frozenset(
         "input_rows", "input_taps", "V_amax", "V", "M", "output_rows", "output",
         "d_amax", "d_quantized", "rows_amax", "rows_quantized",
         "M_amax", "M_quantized", "A_amax", "A_quantized", "products", "taps",
+        "row_extremes", "extremes",
     }
 )  # fmt: skip
 

@@ -34,7 +34,7 @@ from .prefetch import TASKS
 from .quantize_kernel import LANES, write_quantization
 from .scratch import kept_by_tasks
 from .space import Point, Space, Value, divisions, with_default
-from .tile_product_kernel import ACTIVATIONS, ROWS
+from .tile_product_kernel import ROWS
 
 if TYPE_CHECKING:
     from ..topi.direct_workload import DirectWorkload
@@ -98,11 +98,11 @@ class ImageBlocking:
     def _all_register_blocks(self, work: DirectWorkload) -> Iterator[tuple[int, int, int]]:
         rows, columns = work.out_height, work.out_width
         if self.numbers.tiles is not None:
-            for vectors, wide in product((1, 2), range(1, min(columns, 2 * ROWS) + 1)):
-                if wide <= ROWS:
-                    yield from ((tall, wide, vectors) for tall in (1, 2) if tall <= rows)
-                elif wide % 2 == 0:
-                    yield 1, wide, vectors
+            for vectors, parts in ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2)):
+                for tall in (n for n in (1, 2, 4) if n <= min(parts, rows)):
+                    across = parts // tall  # registers side by side
+                    for wide in range(1, min(columns // across, ROWS) + 1):
+                        yield tall, wide * across, vectors
             return
         most = self.numbers.register_pixels_alone or self.numbers.register_pixels
         for vectors, pixels in enumerate(most, 1):
@@ -148,9 +148,9 @@ class ImageBlocking:
         if self.numbers.tiles is None:
             one = pixels * vectors + _LOAD * pixels + _LOAD_L2 * vectors
             return blocks * max(one, _LEAST_CHAINS)
-        # Two rows of a register are loaded a cycle; U comes from L2.
-        multiply = pixels * vectors
-        load = pixels / 2 + vectors * ROWS
+        # Cycles of a tap of 64 channels. A row of a register is loaded a cycle; U comes from L2.
+        multiply = max(pixels * vectors, _TILE_LATENCY)
+        load = pixels + vectors * ROWS * _L2_LINE
         return blocks * (max(multiply, load) + _NOT_HIDDEN * min(multiply, load))
 
 
@@ -160,7 +160,9 @@ _TASK_OVERHEAD_BLOCKS = 4
 _LEAST_ACCUMULATORS = 4  # that may be chosen
 # In products: loads of a vector from L1 and L2, and of products, below which they wait.
 _LOAD, _LOAD_L2, _LEAST_CHAINS = 0.5, 1.0, 10
-_NOT_HIDDEN = 0.25
+# Cycles: until a tile register is added to again, of a line from L2; and the share of what is
+# loaded, or multiplied, that is not hidden behind the other.
+_TILE_LATENCY, _L2_LINE, _NOT_HIDDEN = 52, 1.4, 0.25
 
 
 def schedule_direct_image(function: tirx.PrimFunc, blocking: ImageBlocking) -> tirx.PrimFunc:
@@ -183,7 +185,8 @@ def schedule_direct_image(function: tirx.PrimFunc, blocking: ImageBlocking) -> t
     sums = math.prod(block), vectors * numbers.dot_lanes
     if numbers.tiles is None:
         return kept_by_tasks(function, "products", sums)
-    rows = block[1] if block[1] <= ROWS else block[1] // len(ACTIVATIONS)
+    # Registers side by side are as few as hold a row of the block.
+    rows = block[1] // next(n for n in (1, 2, 4) if block[1] % n == 0 and block[1] <= n * ROWS)
     tiles = ImageTiles(
         block, rows, vectors, stride, numbers.dot_lanes, numbers.dot_reduce, size, numbers.tiles
     )

@@ -1,12 +1,15 @@
 """The integer products of a direct convolution with one step an image on tile registers.
 
     configure the tile registers, once a task
-    for each register block, up to 2 x 16 pixels by 32 output channels:
+    for each register block, up to 4 x 16 pixels by 16 output channels, or 2 x 16 by 32:
         up to four accumulators of 16 x 16 = what takes off the level of zero
         for each 64 channels, for each tap: load V and U, up to four products of 16 x 16 x 64
         store the accumulators, as what is scaled next
 
-The registers are those of ``tile_product_kernel``: four loads feed four products. A register of V
+The registers are those of ``tile_product_kernel``, of V in turns. Four products take 64 cycles; a
+row of a register takes one to load from L1, and 1.4 from L2, where U is. So four products of 2 x 16
+pixels by 32 channels wait for their loads, 77 cycles, and of 4 x 16 by 16 longer, 86; but rows of 7
+or 8 pixels, whose products wait for each other, take 54 instead of 61. A register of V
 holds neighbouring pixels of one row of the image, straight from V: a kilobyte that begins elsewhere
 for each tap.
 """
@@ -14,6 +17,7 @@ for each tap.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import tvm_ffi
@@ -22,7 +26,7 @@ from tvm import ir, tirx
 from .cpu_generic.rewrite import substitute
 from .instructions import TileInstructions
 from .prefetch import TASKS, loop_variables, realized
-from .tile_product_kernel import accumulators, configured, multiply
+from .tile_product_kernel import ACCUMULATORS, ACTIVATIONS, WEIGHTS, Accumulator, configured
 
 REDUCTION = "wq.image_reduction"  # on the outermost loop of the sums of a register block
 _COUNT_BYTES = 4
@@ -36,7 +40,7 @@ class ImageTiles:
     ----------
     block : rows and columns of pixels.
     rows : pixels of a register of V, all in one row of the image.
-    vectors : of output channels, at most two.
+    vectors : of output channels, at most two, and no more than four registers of accumulators.
     stride : of the convolution.
     lanes, reduce : of the dot product.
     chunk : channels of one product, those that V stores together.
@@ -57,6 +61,12 @@ class ImageTiles:
         rows, columns = self.block
         return [(row, at) for row in range(rows) for at in range(0, columns, self.rows)]
 
+    @property
+    def used(self) -> list[Accumulator]:
+        """Registers of accumulators, with the part of the pixels and the vector that they hold."""
+        places = product(range(len(self.parts)), range(self.vectors))
+        return [(register, *place) for register, place in zip(ACCUMULATORS, places, strict=False)]
+
 
 def write_image_tiles(function: tirx.PrimFunc, tiles: ImageTiles) -> tirx.PrimFunc:
     """Replace the marked loops by tile instructions, and configure where tasks begin."""
@@ -69,7 +79,7 @@ def write_image_tiles(function: tirx.PrimFunc, tiles: ImageTiles) -> tirx.PrimFu
     def tasks(loop: tirx.For) -> Any:
         if TASKS not in loop.annotations:
             return loop
-        parts = (tiles.rows,) * len(tiles.parts)
+        parts = (tiles.rows,) * len(ACTIVATIONS)
         block = configured(loop, parts, tiles.chunk, tiles.reduce, tiles.instructions)
         return tirx.For(
             block.loop_var, block.min, block.extent, block.kind, block.body,
@@ -97,7 +107,6 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
     (start,) = starts
     taps = int(u.source.ty.shape[2])
     g, e, c = (tirx.Var(name, "int64") for name in ("g", "e", "v"))
-    used = accumulators(len(tiles.parts), tiles.vectors)
     columns = tiles.block[1]
 
     def at(load: Any, pixel: int, vector: int) -> Any:
@@ -114,7 +123,16 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
     def weights(vector: int) -> tuple[Any, Any]:
         return at(u, 0, vector), tirx.const(tiles.lanes * tiles.reduce, "int64")
 
-    body: Any = tirx.SeqStmt(multiply(tiles.instructions, used, activations, weights))
+    instructions = tiles.instructions
+    products: list[Any] = []
+    for register, part, vector in tiles.used:
+        a, b = ACTIVATIONS[part % len(ACTIVATIONS)], WEIGHTS[vector]
+        if vector == 0:
+            products.append(instructions.load(a, *activations(part)))
+        if part == 0:
+            products.append(instructions.load(b, *weights(vector)))
+        products.append(instructions.multiply(register, a, b))
+    body: Any = tirx.SeqStmt(products)
     for variable, extent in ((c, taps), (e, taps), (g, int(loop.extent))):
         zero = tirx.const(0, "int64")
         count = tirx.const(extent, "int64")
@@ -122,12 +140,12 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
     between = tirx.const(_COUNT_BYTES * tiles.vectors * tiles.lanes, "int64")
     written = tirx.BufferLoad(counts, axes[:5])
     stores = []
-    for register, part, vector in used:
+    for register, part, vector in tiles.used:
         row, column = tiles.parts[part]
         place = at(written, row * columns + column, vector)
-        stores.append(tiles.instructions.store(register, place, between))
+        stores.append(instructions.store(register, place, between))
     begin = [
-        tiles.instructions.load(register, at(start, 0, vector), tirx.const(0, "int64"))
-        for register, _, vector in used
+        instructions.load(register, at(start, 0, vector), tirx.const(0, "int64"))
+        for register, _, vector in tiles.used
     ]
     return tirx.SeqStmt([*begin, body, *stores])
