@@ -99,7 +99,7 @@ class ImageBlocking:
         rows, columns = work.out_height, work.out_width
         if self.numbers.tiles is not None:
             for vectors, parts in ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2)):
-                for tall in (n for n in (1, 2, 4) if n <= min(parts, rows)):
+                for tall in (n for n in (4, 2, 1) if n <= min(parts, rows)):
                     across = parts // tall  # registers side by side
                     for wide in range(1, min(columns // across, ROWS) + 1):
                         yield tall, wide * across, vectors

@@ -3,7 +3,8 @@
     configure the tile registers, once a task
     for each register block, up to 4 x 16 pixels by 16 output channels, or 2 x 16 by 32:
         up to four accumulators of 16 x 16 = what takes off the level of zero
-        for each 64 channels, for each tap: load V and U, up to four products of 16 x 16 x 64
+        for each 64 channels, for each tap:
+            load V and U, up to four products of 16 x 16 x 64, fetch a part of the next V
         store the accumulators, as what is scaled next
 
 The registers are those of ``tile_product_kernel``, of V in turns. Four products take 64 cycles; a
@@ -16,6 +17,8 @@ for each tap.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -25,7 +28,7 @@ from tvm import ir, tirx
 
 from .cpu_generic.rewrite import substitute
 from .instructions import TileInstructions
-from .prefetch import TASKS, loop_variables, realized
+from .prefetch import TASKS, fetch, loop_variables, realized
 from .tile_product_kernel import ACCUMULATORS, ACTIVATIONS, WEIGHTS, Accumulator, configured
 
 REDUCTION = "wq.image_reduction"  # on the outermost loop of the sums of a register block
@@ -132,7 +135,10 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
         if part == 0:
             products.append(instructions.load(b, *weights(vector)))
         products.append(instructions.multiply(register, a, b))
-    body: Any = tirx.SeqStmt(products)
+    first_tap = {axes[5]: g, axes[6]: tirx.const(0, "int64"), axes[7]: tirx.const(0, "int64")}
+    corner = [substitute(index, {**first, **first_tap}) for index in v.indices]
+    ahead = _fetches(v.source, corner, g, int(loop.extent), e * taps + c, taps, tiles)
+    body: Any = tirx.SeqStmt([*products, *ahead])
     for variable, extent in ((c, taps), (e, taps), (g, int(loop.extent))):
         zero = tirx.const(0, "int64")
         count = tirx.const(extent, "int64")
@@ -149,3 +155,25 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
         for register, _, vector in tiles.used
     ]
     return tirx.SeqStmt([*begin, body, *stores])
+
+
+def _fetches(
+    v: Any, corner: Sequence[Any], part: Any, parts: int, tap: Any, taps: int, tiles: ImageTiles
+) -> list[Any]:
+    """A tap's share of fetching what is next of V: a line a pixel, of the block's next channels.
+
+    After the last ones come the first ones of the register block beside it; where there is none,
+    that does no harm. A register that is loaded from L2 keeps the loads behind it waiting.
+    """
+    rows, columns = ((edge - 1) * tiles.stride + taps for edge in tiles.block)
+    share = math.ceil(rows * columns / taps**2)
+    z, _, y, x, s = corner
+    is_last = part == parts - 1
+    beside = tirx.Select(is_last, tirx.const(tiles.block[1] * tiles.stride, "int64"), 0 * part)
+    following = tirx.Select(is_last, 0 * part, part + 1)
+    fetched = []
+    for each in range(share):
+        line = tap * share + each
+        row, column = tirx.truncdiv(line, columns), tirx.truncmod(line, columns)
+        fetched.append(fetch(tirx.BufferLoad(v, [z, following, y + row, x + column + beside, s])))
+    return fetched

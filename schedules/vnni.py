@@ -10,7 +10,6 @@ from tvm.script import tirx as T
 
 from .instructions import Instructions
 
-
 _ALL_LANES = tirx.const(-1, "int16")
 
 

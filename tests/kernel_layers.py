@@ -18,6 +18,7 @@ from wqtvm.quantization import (
     DirectStages,
     FullStages,
     HadamardStages,
+    ImageStages,
     QuantizedWeights,
     Scheme,
     convolution_reference,
@@ -59,7 +60,7 @@ class Layer:
         arrays = [self.x, *packed_weights(self.weights, self.work).values()]
         return [tvm.runtime.tensor(array) for array in arrays]
 
-    def reference(self) -> DirectStages | HadamardStages | FullStages:
+    def reference(self) -> DirectStages | ImageStages | HadamardStages | FullStages:
         scheme, padding = self.work.scheme, self.work.padding
         if isinstance(self.work, DirectWorkload):
             stride = self.work.stride

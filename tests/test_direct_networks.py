@@ -45,6 +45,8 @@ def reference(layer: LayerPlan, convolution: nn.Conv2d, x: NDArray[np.float32]) 
         ((3, 3, 12, 9), 17, 5, 2, 1, {}),
         ((1, 100, 9, 9), 3, 2, 2, 0, {}),
         ((1, 17, 14, 17), 33, 4, 3, 1, {"group_size": 12}),
+        ((2, 17, 14, 17), 33, 3, 1, 1, {"activation_steps": "image"}),
+        ((1, 100, 9, 14), 17, 1, 2, 0, {"activation_steps": "image"}),
     ],
 )
 def test_a_layer_is_the_reference_to_the_bit(

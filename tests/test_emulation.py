@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,14 +53,17 @@ def test_emulation_is_the_reference(
     [(1, 1, 0), (1, 2, 0), (2, 2, 0), (3, 2, 1), (5, 2, 1), (4, 3, 2)],
 )
 @pytest.mark.parametrize("shape", [(1, 3, 17, 9, 11), (3, 100, 33, 8, 13)])
+@pytest.mark.parametrize("steps", ["pixel", "image"])
 def test_strides_and_other_kernels_are_the_reference(
-    shape: tuple[int, ...], taps: int, stride: int, padding: int
+    shape: tuple[int, ...], taps: int, stride: int, padding: int, steps: str
 ) -> None:
     batch, channels, outputs, height, width = shape
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((outputs, channels, taps, taps)).astype(np.float32)
     x = rng.standard_normal((batch, height, width, channels)).astype(np.float32)
     scheme = Scheme(direct(taps), correlated_scales(direct(taps)))
+    if steps == "image":
+        scheme = replace(scheme, group_size=0, weight_steps="filter", activation_steps=steps)
     quantized = quantize_weights(weight, scheme)
     reference = direct_reference(x, quantized, scheme, padding, stride=stride).output
     network = nn.Sequential(nn.Conv2d(channels, outputs, taps, stride, padding, bias=False))

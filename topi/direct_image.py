@@ -179,7 +179,8 @@ def _image(
 
     def value(z: Any, y: Any, x: Any, k: Any) -> Any:
         at = (y // rows, x // columns, y % rows * columns + x % columns)
-        return products[z, *at, k].astype("float32") * factor(z, k)
+        # A product that feeds a sum, such as the bias, would be fused or not, as an ISA likes.
+        return tirx.op.fma(products[z, *at, k].astype("float32"), factor(z, k), float32(0))
 
     return te.compute(
         (work.batch, work.out_height, work.out_width, work.out_channels),

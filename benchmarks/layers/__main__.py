@@ -59,7 +59,7 @@ def main() -> int:
     except meter.PeaksError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    show(chosen, settings, names, results)
+    show(chosen, settings, names, results, fastest=options.fastest)
     return 0
 
 
@@ -77,6 +77,9 @@ def parse() -> argparse.Namespace:
     add("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
     add("--again", action="store_true", help="hold contests anew")
     add("--show", action="store_true", help="measure nothing, print what is there")
+    add("--fastest", action="store_true",
+        help="tables of each variant's fastest round, for a CPU that changes its speed meanwhile, "
+        "such as AMX; default: the median of all rounds")  # fmt: skip
     options = parser.parse_args()
     check(parser, options)
     if min(options.batches) < 1:
@@ -141,7 +144,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def show(chosen: list[Layer], settings: list[Setting], names: list[str], results: Results) -> None:
+def show(
+    chosen: list[Layer],
+    settings: list[Setting],
+    names: list[str],
+    results: Results,
+    *,
+    fastest: bool,
+) -> None:
     """Print the tables of what there is."""
     print(f"{results.machine}; wqtvm's sources {results.code}")
     for setting in settings:
@@ -151,6 +161,8 @@ def show(chosen: list[Layer], settings: list[Setting], names: list[str], results
         ]  # fmt: skip
         if not records:
             continue
+        if fastest:
+            records = [tables.fastest(record) for record in records]
         print(f"\n## {setting.threads} thread{'s' * (setting.threads > 1)}, {setting.isa}\n")
         print("\n".join(peaks_table([records[-1].peaks])), "\n")
         print("\n".join(tables.summary_table(records, names)), "\n")
@@ -159,7 +171,7 @@ def show(chosen: list[Layer], settings: list[Setting], names: list[str], results
             print("\n".join(tables.contest_table(record)), "\n")
         print(versions(records), "\n")
     if any(setting == s for _, s in results.records for setting in settings):
-        print("\n\n".join(tables.notes()))
+        print("\n\n".join(tables.notes(fastest=fastest)))
 
 
 def versions(records: list[Record]) -> str:

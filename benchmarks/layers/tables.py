@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..peaks import Peaks
 from .layers import Layer
@@ -28,6 +29,12 @@ def floor_seconds(layer: Layer, variant: Variant, peaks: Peaks, isa: str) -> flo
         layer.input_size * BYTES[variant.takes] + layer.output_size * BYTES[variant.gives] + weights
     )
     return max(operations / peaks.product(variant.kind, isa), moved / peaks.bandwidth(moved))
+
+
+def fastest(record: Record) -> Record:
+    """Return the contest with each variant's fastest round as its time."""
+    rows = [replace(row, ms=min(row.rounds_ms)) for row in record.contest.rows]
+    return replace(record, contest=replace(record.contest, rows=rows))
 
 
 def best(rows: Sequence[Row], *, ours: bool) -> Row | None:
@@ -121,10 +128,13 @@ def workspace_table(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def notes() -> list[str]:
+def notes(*, fastest: bool = False) -> list[str]:
     """What a reader has to know to read the tables rightly."""
+    times = (
+        "the medians of the fastest round" if fastest else "medians of the medians of all rounds"
+    )
     return [
-        "Times are medians of the medians of all rounds, in ms. Inputs are smooth noise, one seed "
+        f"Times are {times}, in ms. Inputs are smooth noise, one seed "
         "for all. Peers' int8 is static and calibrated on the very input that is timed, their "
         "best case (activations from their least to their largest value, weights by the largest "
         "of each filter): PyTorch, OpenVINO, ONNX Runtime and LiteRT take and give 8-bit tensors, "

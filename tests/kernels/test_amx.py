@@ -199,4 +199,6 @@ def test_images_of_one_step_equal_the_reference(
     options: dict[str, Any],
 ) -> None:
     layer = make_layer(TARGET, shape, out_channels, tile=1, activation_steps="image", **options)
-    np.testing.assert_array_equal(run(layer).view(np.int32), layer.reference().output.view(np.int32))
+    np.testing.assert_array_equal(
+        run(layer).view(np.int32), layer.reference().output.view(np.int32)
+    )

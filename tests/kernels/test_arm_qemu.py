@@ -63,6 +63,8 @@ def test_odd_shapes(
         ((1, 7, 9, 33), 17, {"taps": 1, "stride": 2, "padding": 0, "weight_steps": "filter"}),
         ((1, 17, 23, 3), 17, {"stride": 2}),
         ((1, 11, 8, 17), 3, {"taps": 5, "stride": 2, "padding": 2}),
+        ((2, 7, 9, 100), 19, {"activation_steps": "image"}),
+        ((1, 9, 8, 3), 17, {"activation_steps": "image", "stride": 2}),
     ],
 )
 def test_direct_by_stride_and_kernel(

@@ -20,15 +20,18 @@ each_precision = pytest.mark.parametrize("precision", ["hadamard", "full"])
 
 ODD = ((2, 7, 10, 17), 33)
 # "full" for CUDA takes TVM seconds a tap: the smallest Winograd tile is enough.
-TILE = {"hadamard": 4, "full": 2, "direct": 1}
+TILE = {"hadamard": 4, "full": 2, "direct": 1, "image": 1}
 
 
 @functools.cache
 def compiled(target: str, what: str) -> tuple[Layer, Any]:
     """A layer of odd shape and what ``tvm.compile`` makes of it."""
     shape, out_channels = ODD
-    precision = "hadamard" if what == "direct" else what
-    layer = make_layer(target, shape, out_channels, precision=precision, tile=TILE[what])
+    precision = "hadamard" if what in ("direct", "image") else what
+    layer = make_layer(
+        target, shape, out_channels, precision=precision, tile=TILE[what],
+        activation_steps="image" if what == "image" else "pixel",
+    )  # fmt: skip
     return layer, tvm.compile(layer.scheduled(), target=layer.record.tvm_target())
 
 
@@ -114,7 +117,7 @@ def test_ptx_rounds_correctly(precision: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
-@pytest.mark.parametrize("what", ["hadamard", "full", "direct"])
+@pytest.mark.parametrize("what", ["hadamard", "full", "direct", "image"])
 def test_cuda_source_is_exact_when_run_on_the_host(what: str, tmp_path: Path) -> None:
     layer, library = compiled("wq/cuda-sm80", what)
     (device,) = library.mod.imports

@@ -133,12 +133,15 @@ def test_direct_comes_in_large_groups_with_a_step_a_filter() -> None:
             layer(8, 8), input_shape=(1, channels, 8, 8), weight_shape=(32, channels, 3, 3)
         )
         found = [c.layer for c in candidates(planned, AUTO, clock)]
-        return {(p.group_size, p.weight_steps) for p in found if p.algorithm == "direct"}
+        images = [p.label for p in found if p.activation_steps == "image"]
+        assert images == (["direct image"] if channels < 7368 else [])  # sums in int32
+        return {(p.group_size, p.weight_steps) for p in found if p.label == "direct"}
 
     fine = {(8, "tap"), (16, "tap"), (32, "tap")}
     assert directs(256) == {*fine, (64, "tap"), (64, "filter"), (128, "filter"), (0, "filter")}
     assert directs(64) == {*fine, (64, "tap"), (0, "filter")}
     assert directs(5000) == {*fine, (64, "tap"), (64, "filter"), (128, "filter")}  # sums in int32
+    assert directs(8000) == directs(5000)
 
 
 def test_what_takes_no_less_time_than_float_is_left_out() -> None:

@@ -29,6 +29,9 @@ WORKLOADS = {
         "tile": 1, "shape": (1, 9, 14, 256), "out_channels": 64, "group_size": 0,
         "weight_steps": "filter",
     },
+    "direct image": {
+        "tile": 1, "shape": (1, 14, 19, 70), "out_channels": 100, "activation_steps": "image",
+    },
     "direct stride 2": {"tile": 1, "shape": (2, 15, 16, 17), "out_channels": 33, "stride": 2},
 }  # fmt: skip
 

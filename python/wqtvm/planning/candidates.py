@@ -65,8 +65,8 @@ class Candidate:
         are no larger than those of all, since a part's largest magnitude is not, and rounding noise
         goes with their squares; "full" rounds what "hadamard" does, and more. That is so of the
         mean over many values, which is what is measured, not of each. Nothing is known of different
-        algorithms: F(2,3) has less noise than F(4,3) on white inputs, and more on some networks; nor of
-        a step a pixel, of both signs alike, and one an image, with a zero point.
+        algorithms: F(2,3) has less noise than F(4,3) on white inputs, and more on some networks;
+        nor of a step a pixel, of both signs alike, and one an image, with a zero point.
         """
         ours, others = self.layer, other.layer
         if ours.algorithm == "float" or others.algorithm == "float":

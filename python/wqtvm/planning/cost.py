@@ -262,7 +262,8 @@ def _direct_image(work: DirectWorkload, threads: int) -> Work:
         weights=((weights, share * (1 if choices.get("panels_first") else blocks)),),
         image_bytes=_image_bytes(work),
         image_reads=share * (1 + input_bytes / _image_bytes(work)),
-        cache_bytes=share * panels * v_bytes,
+        # V is read once a panel, and a panel of U once a register block.
+        cache_bytes=share * (panels * v_bytes + work.batch * registers * weights),
     )
 
 

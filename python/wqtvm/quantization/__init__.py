@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .arithmetic import Quantized, dequantize, fma32, quantize
 from .direct_reference import DirectStages, direct_reference
+from .image_reference import ImageStages
 from .metrics import psnr_db, sqnr_db
 from .plan import LayerPlan, Plan, Reason
 from .reference import (
@@ -20,6 +21,7 @@ __all__ = [
     "DirectStages",
     "FullStages",
     "HadamardStages",
+    "ImageStages",
     "LayerPlan",
     "Plan",
     "Quantized",

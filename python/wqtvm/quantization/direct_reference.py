@@ -46,8 +46,9 @@ def direct_reference(
 ) -> DirectStages | ImageStages:
     """Every stage of the convolution.
 
-    With a step an image see ``image_reference``. Else a group's taps are added row by row, then its sum to those of the groups before it. A weight's
-    step that all taps share is applied to the sum over them.
+    With a step an image see ``image_reference``. Else a group's taps are added row by row, then its
+    sum to those of the groups before it. A weight's step that all taps share is applied to the sum
+    over them.
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ def image_reference(
     acc = total.astype(np.int32)
     with np.errstate(all="ignore"):
         factor = step[:, None] * weights.step[0, 0, :, 0]
-        output = acc.astype(np.float32) * factor[:, None, None]
+        output = acc.astype(np.float32) * factor[:, None, None] + np.float32(0)  # never -0
     return ImageStages(v, step, zero, acc, output)
 
 

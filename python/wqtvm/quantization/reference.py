@@ -21,6 +21,7 @@ from ..errors import InputMismatchError
 from ..fastconv import evaluate_row
 from .arithmetic import F32, I8, I32, LARGEST, NumpyRowOps, fma32, quantize, split_groups
 from .direct_reference import DirectStages, direct_reference
+from .image_reference import ImageStages
 from .scheme import SHARED_AXES, Axis, Scheme
 from .weights import QuantizedWeights
 
@@ -97,7 +98,7 @@ def convolution_reference(
     scheme: Scheme,
     padding: int,
     keep_accumulators: bool = False,
-) -> DirectStages | HadamardStages | FullStages:
+) -> DirectStages | ImageStages | HadamardStages | FullStages:
     """Every stage of the convolution, by the operator that computes the scheme.
 
     Parameters

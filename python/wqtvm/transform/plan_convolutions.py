@@ -169,9 +169,7 @@ def _quantized(layer: LayerPlan, choice: _Choice, config: WinogradConfig) -> Lay
         scales=config.scales,
         steps=config.steps,
         # One tap's step is that of its filter, and is applied in fewer operations so.
-        weight_steps=(
-            "filter" if is_image or layer.weight_shape[2] == 1 else config.weight_steps
-        ),
+        weight_steps=("filter" if is_image or layer.weight_shape[2] == 1 else config.weight_steps),
         activation_steps="image" if is_image else "pixel",
         s_b=scales.s_b if scales else None,
         s_g=scales.s_g if scales else None,
