@@ -18,9 +18,9 @@ typedef struct {
 typedef int (*ParallelLambda)(int task, ParallelEnv* env, void* closure);
 
 // What the compiled code asks of its runtime (tvm/runtime/c_backend_api.h): pointers that are there
-// if it does. Device code has no parallel loops.
-extern void* (*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int);
-extern int (*__TVMBackendFreeWorkspace)(int, int, void*);
+// if it does. Small layers need no workspace, device code has no parallel loops.
+extern __attribute__((weak)) void* (*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int);
+extern __attribute__((weak)) int (*__TVMBackendFreeWorkspace)(int, int, void*);
 extern __attribute__((weak)) int (*__TVMBackendParallelLaunch)(ParallelLambda, void*, int);
 int __tvm_ffi_main(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);
 
@@ -106,8 +106,8 @@ static int Read(FILE* file, Argument* argument) {
 int main(int argc, char** argv) {
   if (argc < 3) Fail("usage: run_kernel ARGUMENTS RESULT [TASKS]");
   if (argc > 3) num_tasks = atoi(argv[3]);
-  __TVMBackendAllocWorkspace = AllocWorkspace;
-  __TVMBackendFreeWorkspace = FreeWorkspace;
+  if (&__TVMBackendAllocWorkspace) __TVMBackendAllocWorkspace = AllocWorkspace;
+  if (&__TVMBackendFreeWorkspace) __TVMBackendFreeWorkspace = FreeWorkspace;
   if (&__TVMBackendParallelLaunch) __TVMBackendParallelLaunch = ParallelLaunch;
 
   FILE* file = fopen(argv[1], "rb");

@@ -46,7 +46,7 @@ class Variant:
             raise ConfigError(f"{self.name}: no learned scales of {algorithm.name} are known")
         return Scheme(
             algorithm, scales, config.precision, config.group_size, config.steps,
-            config.weight_steps,
+            config.weight_steps, activation_steps=config.activation_steps,
         )  # fmt: skip
 
     @property
@@ -75,6 +75,9 @@ def variants() -> dict[str, Variant]:
     found = {
         "direct-filter": WinogradConfig("direct", weight_steps="filter"),
         "direct-tap": WinogradConfig("direct"),
+        "direct-image": WinogradConfig(
+            "direct", group_size=0, weight_steps="filter", activation_steps="image"
+        ),
     }
     for name, config in ALGORITHMS.items():
         found[f"{name}-hadamard"] = config

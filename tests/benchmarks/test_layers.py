@@ -117,6 +117,14 @@ def test_the_table_of_a_contest() -> None:
     assert text.endswith("\n\nNot measured: MNN int8: MNN is not installed")
 
 
+def test_the_fastest_round_counts_where_it_is_asked_for() -> None:
+    slow = Row("wqtvm direct", 5.0, 1.5, [5.0, 2.0, 6.0], {"sqnr_db": 40.0}, None, "1")
+    contest = record(UNET, slow, row("PyTorch int8", 4.0))
+    assert tables.ratio(contest) == 0.8
+    assert tables.ratio(tables.fastest(contest)) == 2.0
+    assert contest.contest.rows[0].ms == 5.0
+
+
 def test_bad_int8_is_marked() -> None:
     contest = record(UNET, row("PyTorch int8", 8, 12.0), row("LiteRT XNNPACK int8", 9, math.nan))
     (line,) = tables.summary_table([contest], list(peers.variants()))[2:3]
