@@ -66,7 +66,8 @@ def test_float_layers_cost_nothing_and_better_algorithms_less() -> None:
 
 
 def test_variants_are_chosen_by_the_start_of_their_names() -> None:
-    assert [v.name for v in chosen(["direct"])] == ["direct-filter", "direct-tap"]
+    names = ["direct-filter", "direct-tap", "direct-image"]
+    assert [v.name for v in chosen(["direct"])] == names
     assert [v.name for v in chosen(["F4-full-learned"])] == ["F4-full-learned"]
     (own,) = chosen(["F4:0,2/3,-2/3,4/3,-4/3"])
     assert own.scheme.algorithm.points == ("0", "2/3", "-2/3", "4/3", "-4/3", "inf")
