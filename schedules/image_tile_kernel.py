@@ -29,7 +29,7 @@ from tvm import ir, tirx
 from .cpu_generic.rewrite import substitute
 from .instructions import TileInstructions
 from .prefetch import TASKS, fetch, loop_variables, realized
-from .tile_product_kernel import ACCUMULATORS, ACTIVATIONS, WEIGHTS, Accumulator, configured
+from .tile_product_kernel import ACCUMULATORS, ACTIVATIONS, Accumulator, configured, multiply
 
 REDUCTION = "wq.image_reduction"  # on the outermost loop of the sums of a register block
 _COUNT_BYTES = 4
@@ -83,11 +83,7 @@ def write_image_tiles(function: tirx.PrimFunc, tiles: ImageTiles) -> tirx.PrimFu
         if TASKS not in loop.annotations:
             return loop
         parts = (tiles.rows,) * len(ACTIVATIONS)
-        block = configured(loop, parts, tiles.chunk, tiles.reduce, tiles.instructions)
-        return tirx.For(
-            block.loop_var, block.min, block.extent, block.kind, block.body,
-            annotations=loop.annotations,
-        )  # fmt: skip
+        return configured(loop, parts, tiles.chunk, tiles.reduce, tiles.instructions)
 
     return function.with_body(tvm_ffi.structural_map(written, (tirx.For, tasks)))
 
@@ -127,14 +123,7 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
         return at(u, 0, vector), tirx.const(tiles.lanes * tiles.reduce, "int64")
 
     instructions = tiles.instructions
-    products: list[Any] = []
-    for register, part, vector in tiles.used:
-        a, b = ACTIVATIONS[part % len(ACTIVATIONS)], WEIGHTS[vector]
-        if vector == 0:
-            products.append(instructions.load(a, *activations(part)))
-        if part == 0:
-            products.append(instructions.load(b, *weights(vector)))
-        products.append(instructions.multiply(register, a, b))
+    products = multiply(instructions, tiles.used, activations, weights)
     first_tap = {axes[5]: g, axes[6]: tirx.const(0, "int64"), axes[7]: tirx.const(0, "int64")}
     corner = [substitute(index, {**first, **first_tap}) for index in v.indices]
     ahead = _fetches(v.source, corner, g, int(loop.extent), e * taps + c, taps, tiles)

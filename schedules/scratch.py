@@ -53,14 +53,8 @@ def kept_by_tasks(function: tirx.PrimFunc, name: str, shape: tuple[int, int]) ->
     def tasks(loop: tirx.For) -> Any:
         if TASKS not in loop.annotations:
             return loop
-        # Used outside of the inner loops, it is allocated there.
-        zero = tirx.const(0, "int64")
-        touch = tirx.BufferStore(scratch, tirx.const(0, whole.ty.dtype), [zero, zero])
-        body = tirx.SeqStmt([touch, loop.body])
-        block = SBlock([], [], [], "task", body, alloc_buffers=[scratch])
-        return tirx.For(
-            loop.loop_var, loop.min, loop.extent, loop.kind, SBlockRealize([], True, block)
-        )
+        unmarked = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, loop.body)
+        return with_scratch(unmarked, scratch)
 
     moved = tvm_ffi.structural_map(
         root.body,
@@ -73,3 +67,15 @@ def kept_by_tasks(function: tirx.PrimFunc, name: str, shape: tuple[int, int]) ->
         root.match_buffers, root.annotations,
     )  # fmt: skip
     return function.with_body(SBlockRealize([], True, block))
+
+
+def with_scratch(loop: tirx.For, scratch: Any) -> tirx.For:
+    """The loop with a buffer that is allocated once in its body, as it is used there, too."""
+    first = [tirx.const(0, "int64")] * len(scratch.shape)
+    touch = tirx.BufferStore(scratch, tirx.const(0, scratch.ty.dtype), first)
+    body = tirx.SeqStmt([touch, loop.body])
+    block = SBlock([], [], [], "scratch", body, alloc_buffers=[scratch])
+    return tirx.For(
+        loop.loop_var, loop.min, loop.extent, loop.kind, SBlockRealize([], True, block),
+        annotations=loop.annotations,
+    )  # fmt: skip

@@ -29,6 +29,7 @@ from tvm.s_tir.stmt import SBlock, SBlockRealize
 from .instructions import TileInstructions
 from .prefetch import realized
 from .product_kernel import Product, write_marked
+from .scratch import with_scratch
 
 ROWS, ROW_BYTES = 16, 64  # of a tile register
 ACCUMULATORS, ACTIVATIONS, WEIGHTS = (0, 1, 2, 3), (4, 5), (6, 7)  # registers
@@ -65,7 +66,7 @@ def write_tile_products(
         products = any(block.block.name_hint == "M" for block in realized(loop))
         if loop.kind != tirx.ForKind.PARALLEL or not products:
             return loop
-        return configured(loop, parts, chunk, reduce, instructions, scratch)
+        return with_scratch(configured(loop, parts, chunk, reduce, instructions), scratch)
 
     return written.with_body(tvm_ffi.structural_map(written.body, (tirx.For, blocks)))
 
@@ -186,20 +187,22 @@ def multiply(
     activations: Callable[[int], tuple[Any, Any]],
     weights: Callable[[int], tuple[Any, Any]],
 ) -> list[Any]:
-    """Load a chunk of channels, each register once, and multiply.
+    """Load a chunk of channels, what a register holds once, and multiply.
+
+    Parts take the registers of V in turns.
 
     ``activations`` of a part and ``weights`` of a vector: the load of a register's first element,
     and the bytes from one of its rows to the next.
     """
     body: list[Any] = []
-    loaded: set[int] = set()
+    held: dict[int, int] = {}  # the part or vector in a register
     for register, part, vector in used:
-        a, b = ACTIVATIONS[part], WEIGHTS[vector]
-        if a not in loaded:
+        a, b = ACTIVATIONS[part % len(ACTIVATIONS)], WEIGHTS[vector]
+        if held.get(a) != part:
             body.append(instructions.load(a, *activations(part)))
-        if b not in loaded:
+        if held.get(b) != vector:
             body.append(instructions.load(b, *weights(vector)))
-        loaded |= {a, b}
+        held |= {a: part, b: vector}
         body.append(instructions.multiply(register, a, b))
     return body
 
@@ -210,17 +213,11 @@ def chunk_of(size: int, reduce: int) -> int:
 
 
 def configured(
-    loop: tirx.For,
-    parts: Sequence[int],
-    chunk: int,
-    reduce: int,
-    instructions: TileInstructions,
-    scratch: Any = None,
+    loop: tirx.For, parts: Sequence[int], chunk: int, reduce: int, instructions: TileInstructions
 ) -> Any:
     """The loop with the tile registers configured for its body, and released behind it.
 
-    ``parts`` are the rows of the registers of V that are used, and of their accumulators;
-    ``scratch`` is a buffer int32 that the body uses, to be there once.
+    ``parts`` are the rows of the registers of V that are used, and of their accumulators.
     """
     config = tirx.decl_buffer((_CONFIG_BYTES,), "uint8", "tile_config", scope="local")
     shapes = {}
@@ -241,12 +238,8 @@ def configured(
     ]
     place = tirx.BufferLoad(config, [tirx.const(0, "int64")])
     body = [*stores, instructions.configure(place), loop.body, instructions.release()]
-    buffers = [config]
-    if scratch is not None:
-        # Used out here, it is allocated here: further in, the runtime would be asked for it again
-        # for each register block.
-        first = [tirx.const(0, "int64")] * len(scratch.shape)
-        body.insert(0, tirx.BufferStore(scratch, tirx.const(0, "int32"), first))
-        buffers.append(scratch)
-    block = SBlock([], [], [], "tiles", tirx.SeqStmt(body), alloc_buffers=buffers)
-    return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, SBlockRealize([], True, block))
+    block = SBlock([], [], [], "tiles", tirx.SeqStmt(body), alloc_buffers=[config])
+    return tirx.For(
+        loop.loop_var, loop.min, loop.extent, loop.kind, SBlockRealize([], True, block),
+        annotations=loop.annotations,
+    )  # fmt: skip

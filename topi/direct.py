@@ -159,12 +159,5 @@ def _image(work: DirectWorkload, m: te.Tensor) -> te.Tensor:
         (work.batch, work.out_height, work.out_width, work.out_channels),
         value,
         name="output",
-        attrs={
-            "wq.operator": OPERATOR,
-            "wq.block": list(work.block),
-            "wq.stride": work.quantized_stride,
-            "wq.pixels": work.pixels,
-            "wq.vectors": work.vectors,
-            **({"wq.choices": dict(work.choices)} if work.choices else {}),
-        },
+        attrs=work.annotations(OPERATOR),
     )

@@ -186,11 +186,5 @@ def _image(
         (work.batch, work.out_height, work.out_width, work.out_channels),
         value,
         name="output",
-        attrs={
-            "wq.operator": OPERATOR,
-            "wq.block": list(work.block),
-            "wq.stride": work.quantized_stride,
-            "wq.vectors": work.vectors,
-            **({"wq.choices": dict(work.choices)} if work.choices else {}),
-        },
+        attrs=work.annotations(OPERATOR),
     )

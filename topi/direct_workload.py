@@ -163,6 +163,17 @@ class DirectWorkload(Workload):
         """Shape of the zero point's correction: (g, e, v, k)."""
         return (self.groups, *(self.scheme.kernel,) * 2, self.packed_channels)
 
+    def annotations(self, operator: str) -> dict[str, Any]:
+        """What the block of the result tells the schedule."""
+        return {
+            "wq.operator": operator,
+            "wq.block": list(self.block),
+            "wq.stride": self.quantized_stride,
+            "wq.pixels": self.pixels,
+            "wq.vectors": self.vectors,
+            **({"wq.choices": dict(self.choices)} if self.choices else {}),
+        }
+
 
 def pack_direct_weights(weights: QuantizedWeights, work: DirectWorkload) -> dict[str, NDArray[Any]]:
     """Lay quantized weights out as the operator reads them, in the order of its parameters.

@@ -9,11 +9,11 @@ Everything that is measured is added to a file of JSON lines at once, and not me
 with Ctrl-C when you like. --again measures anew. Names of variants start with the algorithm: F2,
 F4 (the best points), F4-lavin, F6, F3-complex, F5-complex and F6-complex (with the points +-i),
 SFC4, SFC6, direct-filter and direct-tap (a weight step a filter or a tap), direct-image (a step an
-image, and a filter), auto (planned without
-data) and auto-data (on the first input and its truth), which minimize time, with "-fewest"
-multiplications; then the precision, the scales, and "tile" or "axis" where a group of channels
-shares a step. Behind a whole name "-g64" is for groups of 64 channels (0: of all), and
-"-calibrated" for channels balanced and mean errors taken off by made-up inputs, as auto does.
+image, and a filter), auto (planned without data) and auto-data (on the first input and its truth),
+which minimize time, with "-fewest" multiplications; then the precision, the scales, and "tile" or
+"axis" where a group of channels shares a step. Behind a whole name "-g64" is for groups of 64
+channels (0: of all), and "-calibrated" for channels balanced and mean errors taken off by made-up
+inputs, as auto does.
 F4:0,2/3,-2/3,4/3,-4/3 is F(4,3) in precision hadamard with points of your own.
 """
 
