@@ -135,7 +135,16 @@ def build_module(
     """Compile a prepared module (see ``transform.pipeline``) according to a plan.
 
     Records are of tuned kernels; those that come with wqtvm if None.
+
+    Raises
+    ------
+    ConfigError
+        If images are narrow and the target is no CPU.
     """
+    if plan.images != "float32" and record.architecture == "cuda":
+        raise ConfigError(
+            f"images is {plan.images!r}, which is for CPUs; give 'float32' for {record.name}"
+        )
     report = progress or _silent
     tuned = records_of(record) if records is None else records
     lowered = pipeline.quantize(prepared, plan, record, usable_cpus(), report, tuned)
@@ -143,7 +152,7 @@ def build_module(
     lowered, params = externalize_constants(lowered)
     target = tvm.target.Target(record.config(num_cores=usable_cpus()))
     with target:
-        scheduled = pipeline.optimize(lowered, record)
+        scheduled = pipeline.optimize(lowered, record, plan.images)
         scheduled, params = evaluate_packing(scheduled, params)
         report("build", 1, 3)
         finished = pipeline.finish(scheduled)

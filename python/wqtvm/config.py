@@ -15,6 +15,7 @@ WeightSteps = Literal["tap", "filter"]
 ActivationSteps = Literal["pixel", "image"]
 Minimize = Literal["time", "multiplications"]
 Others = Literal["float", "direct"]
+Images = Literal["float32", "float16", "bfloat16"]
 
 ALGORITHMS = ("auto", "winograd", "sfc", "direct", "float")
 TILES = (2, 3, 4, 5, 6)
@@ -28,6 +29,7 @@ WEIGHT_STEPS = ("tap", "filter")
 ACTIVATION_STEPS = ("pixel", "image")
 MINIMIZE = ("time", "multiplications")
 OTHERS = ("float", "direct")
+IMAGES = ("float32", "float16", "bfloat16")
 NAMED_POINTS = ("best", "lavin", "complex")
 # A group's products are summed in int32, where 2**16 of them fit whatever their signs.
 LARGEST_GROUP = 2**12
@@ -64,6 +66,10 @@ class WinogradConfig:
     others : "float" or "direct", what "winograd" and "sfc" make of eligible convolutions that they
         are not for: strided ones, and kernels for which they have no tiles, such as 1x1; of no use
         with other algorithms, which are for all of them.
+    images : what is stored between layers: "float32", or in half the bytes "float16" (75 dB, and
+        infinite beyond 65504) or "bfloat16" (57 dB, with float32's range), for CPUs. Computed is in
+        float32 all the same; what the network takes and gives keeps its dtype. "auto" does not
+        count the rounding in its budget.
     calibrate : whether input channels are balanced against weights, where that is free, and output
         channels rid of their errors' means, by what layers do on the inputs given or, without data,
         on made-up pictures, if the network gives such back; the float network is built and run for
@@ -96,6 +102,7 @@ class WinogradConfig:
     weight_steps: WeightSteps = "tap"
     activation_steps: ActivationSteps = "pixel"
     others: Others = "float"
+    images: Images = "float32"
     calibrate: bool | None = None
     min_sqnr_db: float | None = None
     max_loss_db: float | None = None
@@ -115,6 +122,7 @@ class WinogradConfig:
         _one_of("weight_steps", self.weight_steps, WEIGHT_STEPS)
         _one_of("activation_steps", self.activation_steps, ACTIVATION_STEPS)
         _one_of("others", self.others, OTHERS)
+        _one_of("images", self.images, IMAGES)
         _one_of("calibrate", self.calibrate, (None, True, False))
         if isinstance(self.points, str):
             _one_of("points", self.points, NAMED_POINTS)

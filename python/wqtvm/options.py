@@ -11,6 +11,7 @@ import click
 from .config import (
     ACTIVATION_STEPS,
     ALGORITHMS,
+    IMAGES,
     MINIMIZE,
     NAMED_POINTS,
     OTHERS,
@@ -104,6 +105,10 @@ def network(command: Command) -> Command:
                 "strided ones, 1x1.",
             ),
             click.option(
+                "--images", type=click.Choice(IMAGES), default=_DEFAULT.images, show_default=True,
+                help="What is stored between layers; float16 is infinite beyond 65504.",
+            ),
+            click.option(
                 "--calibrate/--no-calibrate", default=None,
                 help="Balance channels and take off mean errors, by running the float network on "
                 "the inputs, or on made-up ones; by default with --algorithm auto.",
@@ -167,6 +172,7 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         weight_steps=options["weight_steps"],
         activation_steps=options["activation_steps"],
         others=options["others"],
+        images=options["images"],
         calibrate=options["calibrate"],
         min_sqnr_db=options["min_sqnr_db"],
         max_loss_db=options["max_loss_db"],

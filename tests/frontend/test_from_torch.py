@@ -173,8 +173,11 @@ def test_conversion_to_another_shape_is_noticed():
 
 
 def test_half_precision():
-    with pytest.raises(UnsupportedDtypeError, match=r"input 'x' is torch.float16"):
+    message = r"'conv.weight' is torch.float16.*float\(\).*images"
+    with pytest.raises(UnsupportedDtypeError, match=message):
         from_torch(Net().half(), (IMAGE.half(),))
+    with pytest.raises(UnsupportedDtypeError, match=r"input 'x' is torch.bfloat16"):
+        from_torch(Net().bfloat16(), (IMAGE.bfloat16(),))
 
 
 def test_double_precision_inside():

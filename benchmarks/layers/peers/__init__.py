@@ -18,6 +18,7 @@ __all__ = [
 WINOGRAD_F6 = 64 / (36 * 9)  # products of F(6,3) beside the direct convolution's
 
 U8 = {"takes": "u8", "gives": "u8"}
+F16 = {"takes": "f16", "gives": "f16"}
 
 COMPETITORS: tuple[Competitor, ...] = (
     Competitor("pytorch-int8", "torch_int8", ("torch",), (
@@ -60,6 +61,11 @@ COMPETITORS: tuple[Competitor, ...] = (
         Variant("wqtvm SFC-6", "int8", products=100 / 324, weight_growth=100 / 9, ours=True),
         Variant("wqtvm F(4,3) full", "int8", products=1 / 4, weight_growth=4, ours=True),
         Variant("wqtvm float32", "float32", ours=True),
+        Variant("wqtvm direct image, float16", "int8", **F16, ours=True),
+        Variant("wqtvm F(4,3), float16", "int8", **F16, products=1 / 4, weight_growth=4, ours=True),
+        Variant(
+            "wqtvm F(4,3) g64, float16", "int8", **F16, products=1 / 4, weight_growth=4, ours=True
+        ),
     )),
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from wqtvm.quantization import sqnr_db
 
 LARGEST = 127  # of an int8 weight
 LEVELS = 255  # of an 8-bit activation, from its least to its largest value
-BYTES = {"u8": 1, "s8": 1, "bf16": 2, "f32": 4}
+BYTES = {"u8": 1, "s8": 1, "bf16": 2, "f16": 2, "f32": 4}
 ISAS = ("best", "vnni")
 CLOCKS = ("wall", "cpu")
 KIND_BYTES = {"int8": 1, "bfloat16": 2, "float32": 4}
@@ -30,7 +30,7 @@ class Variant:
     name : of the row.
     kind : of its products: "int8", "float32" or "bfloat16".
     takes, gives : the dtypes of the input and output in memory, that is what is timed: "u8", "s8",
-        "bf16" or "f32".
+        "bf16", "f16" or "f32".
     products : of its algorithm, beside the direct convolution's.
     weight_growth : its weights in memory beside the direct convolution's.
     ours : whether it is wqtvm's.

@@ -1,6 +1,7 @@
 """The layer by wqtvm, NHWC in and out as between the layers of a network it compiles.
 
-The network takes and gives NHWC by permutations, which the compiler drops.
+The network takes and gives NHWC by permutations, which the compiler drops, as it does conversions
+to the dtype of the images between layers.
 """
 
 from __future__ import annotations
@@ -37,35 +38,43 @@ CONFIGS = {
     "wqtvm SFC-6": wqtvm.WinogradConfig(algorithm="sfc", tile=6),
     "wqtvm F(4,3) full": wqtvm.WinogradConfig(tile=4, precision="full"),
     "wqtvm float32": wqtvm.WinogradConfig(algorithm="float"),
+    "wqtvm direct image, float16": wqtvm.WinogradConfig(
+        algorithm="direct", activation_steps="image", images="float16"
+    ),
+    "wqtvm F(4,3), float16": wqtvm.WinogradConfig(tile=4, images="float16"),
+    "wqtvm F(4,3) g64, float16": wqtvm.WinogradConfig(tile=4, group_size=64, images="float16"),
 }
 TARGETS = {"best": "wq", "vnni": "wq/x86-vnni"}
 
 
 class ChannelsLast(nn.Module):
-    """A convolution (batch, height, width, channel) to the same."""
+    """A convolution (batch, height, width, channel) of a dtype to the same, in float32."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, stride: int) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor, stride: int, dtype: torch.dtype
+    ) -> None:
         super().__init__()
+        self.dtype = dtype
         out, channels, kernel = weight.shape[:3]
         self.conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2)
         self.conv.weight.data, self.conv.bias.data = weight, bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve."""
-        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.conv(x.permute(0, 3, 1, 2).float()).permute(0, 2, 3, 1).to(self.dtype)
 
 
 class Convolution:
-    """float32 in and out, NHWC; quantization of the input is part of the run."""
+    """float32 or float16 in and out, NHWC; quantization of the input is part of the run."""
 
     def __init__(self, problem: Problem, config: wqtvm.WinogradConfig, setting: Setting) -> None:
-        self.x, weight, bias = (
-            aligned(value) for value in (problem.x, problem.weight, problem.bias)
-        )
+        dtype = getattr(torch, config.images)
+        self.x = aligned(problem.x, dtype)
+        weight, bias = (aligned(value) for value in (problem.weight, problem.bias))
         buffers = Buffers(setting.threads)
         with tvm.transform.PassContext(opt_level=3, instruments=[buffers]):
             self.compiled = wqtvm.compile(
-                ChannelsLast(weight, bias, problem.stride),
+                ChannelsLast(weight, bias, problem.stride, dtype),
                 (self.x,),
                 target=TARGETS[setting.isa],
                 config=config,
@@ -75,7 +84,7 @@ class Convolution:
             raise CannotRunError(f"{layer.reason.value}: {layer.detail}")
         if config.tile is not None and problem.kernel != 3:
             raise CannotRunError(f"a kernel of 5x5 gets {layer.label}")
-        self.workspace = buffers.nbytes - 4 * problem.reference.size
+        self.workspace = buffers.nbytes - dtype.itemsize * problem.reference.size
         wqtvm.set_num_threads(setting.threads)
 
     def run(self) -> None:
@@ -84,12 +93,12 @@ class Convolution:
 
     def output(self) -> NDArray[np.float32]:
         """Return the last run's result, see ``Runner``."""
-        return self.y.numpy()
+        return self.y.float().numpy()
 
 
-def aligned(value: NDArray[np.float32]) -> torch.Tensor:
+def aligned(value: NDArray[np.float32], dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Copy into memory that compiled code takes without another copy."""
-    tensor = torch.empty(value.shape)
+    tensor = torch.empty(value.shape, dtype=dtype)
     tensor.copy_(torch.from_numpy(np.asarray(value).copy()))
     return tensor
 

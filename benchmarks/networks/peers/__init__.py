@@ -45,6 +45,9 @@ COMPETITORS: tuple[Competitor, ...] = (
             ("auto", "int8"),
             ("direct", "int8"),
             ("direct one group", "int8"),
+            ("F(4,3), float16", "int8"),
+            ("F(4,3) g64, float16", "int8"),
+            ("direct image, float16", "int8"),
             ("float32", "float32"),
         )
     )),

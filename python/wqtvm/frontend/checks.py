@@ -22,7 +22,7 @@ from ..errors import (
 )
 
 _WEIGHT_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-_INPUT_DTYPES = (torch.float32, torch.int32, torch.int64, torch.bool)
+_INPUT_DTYPES = (torch.float32, torch.float16, torch.int32, torch.int64, torch.bool)
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 _RANDOM = ("rand", "randn", "rand_like", "randn_like", "randint", "bernoulli", "normal")
 
@@ -88,7 +88,8 @@ def check_weights(program: ExportedProgram) -> None:
             continue
         if tensor.dtype != torch.float32:
             raise UnsupportedDtypeError(
-                f"weight {name!r} is {tensor.dtype}; only float32 is imported: call model.float()"
+                f"weight {name!r} is {tensor.dtype}; only float32 is imported: call model.float() "
+                "(and choose 16 bits for the images between layers, if you like)"
             )
         bad = ~torch.isfinite(tensor)
         if kind is not InputKind.PARAMETER:

@@ -157,7 +157,7 @@ def plan_network(
             errors = errors_of(layer, weights[layer.name], samples)
             planned[layer.name] = corrected(layer, errors)
             report(_STAGE, 2 + index, steps)
-        return Plan(tuple(planned.get(layer.name, layer) for layer in base.layers))
+        return _with_layers(base, planned)
 
     layers = []
     for index, layer in enumerate(eligible):
@@ -170,7 +170,12 @@ def plan_network(
         lambda done: report(_STAGE, 1 + len(names) + done, steps)
     )
     report(_STAGE, steps, steps)
-    return Plan(tuple(chosen.get(layer.name, layer) for layer in base.layers))
+    return _with_layers(base, chosen)
+
+
+def _with_layers(plan: Plan, others: dict[str, LayerPlan]) -> Plan:
+    """The plan with others for the layers of these names."""
+    return replace(plan, layers=tuple(others.get(layer.name, layer) for layer in plan.layers))
 
 
 class _Chooser:

@@ -23,6 +23,7 @@ from .scheme import ACTIVATION_STEPS, PRECISIONS, STEPS, WEIGHT_STEPS, Scheme
 
 SCHEMA_VERSION = 1
 ALGORITHMS = ("winograd", "sfc", "direct", "float")
+IMAGES = ("float32", "float16", "bfloat16")
 
 
 class Reason(Enum):
@@ -319,13 +320,19 @@ class LayerPlan:
 class Plan:
     """What is done with each convolution of a network, in the order of execution.
 
+    Attributes
+    ----------
+    layers : the convolutions.
+    images : as in WinogradConfig.
+
     Raises
     ------
     ConfigError
-        If two layers have the same name.
+        If two layers have the same name, or images are of no such dtype.
     """
 
     layers: tuple[LayerPlan, ...]
+    images: str = "float32"
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
         "layer", "input", "kernel", "algorithm", "points", "precision", "group", "scales", "steps",
@@ -333,6 +340,8 @@ class Plan:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
+        if self.images not in IMAGES:
+            raise ConfigError(f"images is {self.images!r}; give one of {', '.join(IMAGES)}")
         names = [layer.name for layer in self.layers]
         for name in names:
             if names.count(name) > 1:
@@ -359,15 +368,19 @@ class Plan:
     def __str__(self) -> str:
         rows = (self.COLUMNS, *self.rows())
         widths = [max(len(row[column]) for row in rows) for column in range(len(self.COLUMNS))]
-        return "\n".join(
+        lines = [
             "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
-        )
+        ]
+        if self.images != "float32":
+            lines.append(f"images between layers: {self.images}")
+        return "\n".join(lines)
 
     def to_json(self) -> str:
         """The plan as JSON text, for from_json."""
         layers = ",\n".join(_layer_to_json(layer) for layer in self.layers)
-        head = f'{{\n  "schema_version": {SCHEMA_VERSION},\n  "layers": ['
+        version = f'"schema_version": {SCHEMA_VERSION}'
+        head = f'{{\n  {version},\n  "images": "{self.images}",\n  "layers": ['
         return f"{head}\n{layers}\n  ]\n}}\n" if layers else f"{head}]\n}}\n"
 
     @classmethod
@@ -397,7 +410,8 @@ class Plan:
         if not isinstance(layers, list):
             raise ArtefactCorruptError(f"plan: layers are {layers!r}; they must be a list")
         try:
-            return cls(tuple(_layer_from_json(index, layer) for index, layer in enumerate(layers)))
+            planned = tuple(_layer_from_json(index, layer) for index, layer in enumerate(layers))
+            return cls(planned, document.get("images", "float32"))
         except ConfigError as error:
             raise ArtefactCorruptError(f"plan: {error}") from error
 

@@ -23,6 +23,7 @@ from .fold_channel_scales import fold_channel_scales
 from .fold_layout_constants import fold_layout_constants
 from .legalize_operators import LEGALIZATIONS
 from .lower_convolutions import Progress, lower_convolutions
+from .narrow_images import narrow_images
 from .pack_weights import evaluate_packing, lift_packing, mark_constants
 from .plan_convolutions import plan_convolutions
 from .schedule_operators import schedule_operators
@@ -50,8 +51,8 @@ def quantize(
     return lower_convolutions(calibrated, plan, record, threads, progress, records)
 
 
-def optimize(module: ir.IRModule, record: TargetRecord) -> ir.IRModule:
-    """Legalize, fuse, and give every function a schedule."""
+def optimize(module: ir.IRModule, record: TargetRecord, images: str = "float32") -> ir.IRModule:
+    """Legalize, fuse, give every function a schedule, and store images as a dtype."""
     passes = [
         relax.backend.DispatchSortScan(),
         relax.transform.LegalizeOps(customize_legalize_map=LEGALIZATIONS),
@@ -64,7 +65,8 @@ def optimize(module: ir.IRModule, record: TargetRecord) -> ir.IRModule:
         mark_constants,
     ]
     fused = transform.Sequential(passes)(module)
-    return lift_packing(schedule_remainder(schedule_operators(fused, record), record))
+    scheduled = lift_packing(schedule_remainder(schedule_operators(fused, record), record))
+    return scheduled if images == "float32" else narrow_images(scheduled, images)
 
 
 def finish(module: ir.IRModule) -> ir.IRModule:

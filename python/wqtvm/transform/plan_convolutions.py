@@ -69,10 +69,11 @@ def plan_convolutions(module: ir.IRModule, config: WinogradConfig) -> Plan:
     check_patterns(names, "include", config.include)
     check_patterns(names, "exclude", config.exclude)
     if config.algorithm == "float":
-        return Plan(tuple(layers))
+        return Plan(tuple(layers), config.images)
     wanted = {layer.weight_shape[2] for layer in layers if _is_for(layer, config)}
     choices = _choices(sorted(wanted), config)
-    return Plan(tuple(_planned(layer, choices, config) for layer in layers))
+    planned = tuple(_planned(layer, choices, config) for layer in layers)
+    return Plan(planned, config.images)
 
 
 def _is_for(layer: LayerPlan, config: WinogradConfig) -> bool:

@@ -1,0 +1,301 @@
+"""Keep in 16 bits what passes from one function to the next: half the bytes of float32.
+
+Functions compute in float32 as before: what they read is widened, which is exact, and what they
+write is rounded to the nearest, ties to even. What ``@main`` takes and gives stays as it is, also
+where it is only copied, and so do parameters, small tensors, and what a product of matrices reads,
+which would widen it again for every panel of weights.
+
+Ordering: after all schedules and `lift_packing`; before `evaluate_packing`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm_ffi
+from tvm import ir, relax, tirx
+from tvm.ir.expr import TensorLoad, TensorRegion
+from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm.s_tir import renew_defs
+from tvm.s_tir.stmt import SBlock
+
+from ..frontend.names import bindings, operator_name
+from ..schedules.cpu_generic.contraction_stages import ACCUMULATE, PARTIAL
+from ..schedules.cpu_generic.rewrite import uses_variable
+from .uses import count_uses
+
+_WIDE = "float32"
+# Fewer elements stay in L1 from one function to the next.
+_LEAST_ELEMENTS = 1 << 13
+_PRODUCTS = (ACCUMULATE, PARTIAL)
+
+
+def narrow_images(module: ir.IRModule, dtype: str) -> ir.IRModule:
+    """Store as ``dtype`` each float32 tensor that only functions of the module write and read.
+
+    ``dtype`` is a key of ``CONVERSIONS``.
+    """
+    narrowed = _narrowed(module)
+    return _Narrow(module, narrowed, dtype).rewritten() if narrowed else module
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A parameter of a function, by its position; the last one is the result."""
+
+    callee: ir.GlobalVar
+    position: int
+
+
+def _narrowed(module: ir.IRModule) -> set[relax.Var]:
+    """The variables of ``@main`` whose tensors may be stored in 16 bits."""
+    main = module["main"]
+    places: dict[relax.Var, list[_Place]] = {}
+    copies: list[tuple[relax.Var, relax.Var]] = []
+    for binding in bindings(main):
+        call = _call_of(binding.value)
+        if call is None:
+            continue
+        callee, arguments, result = call
+        for position, argument in enumerate(arguments):
+            if argument in places:
+                places[argument].append(_Place(callee, position))
+        if _is_image(result):
+            places[binding.var] = [_Place(callee, len(arguments))]
+        if len(arguments) == 1 and _is_copy(module[callee]):
+            copies.append((arguments[0], binding.var))
+    uses = count_uses(main)
+    admits: dict[_Place, bool] = {}
+    found = set()
+    for variable, where in places.items():
+        # Each use is the argument of a call: neither a result of @main nor part of a tuple.
+        if Counter(place.callee for place in where[1:]).total() != uses[variable]:
+            continue
+        for place in where:
+            if place not in admits:
+                admits[place] = _admits(module[place.callee], place.position)
+        if all(admits[place] for place in where):
+            found.add(variable)
+    # A copy gives what it takes: neither is an input or a result of @main rounded by it, nor is a
+    # new shape, which would be free, made a conversion.
+    while unequal := [pair for pair in copies if (pair[0] in found) != (pair[1] in found)]:
+        found -= {variable for pair in unequal for variable in pair}
+    return found
+
+
+def _call_of(value: relax.Expr) -> tuple[ir.GlobalVar, list[relax.Expr], Any] | None:
+    """Callee, arguments and type of the result of a call of a function; None of other values."""
+    if operator_name(value) != "relax.call_tir":
+        return None
+    arguments = value.args[1]
+    listed = list(arguments) if isinstance(arguments, relax.Tuple) else [arguments]
+    return value.args[0], listed, value.ty_args[0]
+
+
+def _is_copy(function: ir.BaseFunc) -> bool:
+    """Whether a function gives its argument's values as they are, such as in another order."""
+    stores: list[tirx.BufferStore] = []
+    tvm_ffi.structural_walk(function.body, (tirx.BufferStore, stores.append))
+    return all(isinstance(store.value, TensorLoad) for store in stores)
+
+
+def _is_image(result: Any) -> bool:
+    if not isinstance(result, relax.TensorType) or str(result.dtype) != _WIDE:
+        return False
+    return math.prod(int(size) for size in result.shape) >= _LEAST_ELEMENTS
+
+
+def _admits(function: ir.BaseFunc, position: int) -> bool:
+    """Whether a parameter may be of another type: it is loaded, or else stored, as values alone."""
+    if not isinstance(function, tirx.PrimFunc):
+        return False
+    buffer = function.params[position]
+    refused: list[Any] = []
+    loads: list[Any] = []
+    addresses: list[Any] = []
+
+    def on_load(load: Any) -> None:
+        if load.source.same_as(buffer):
+            loads.append(load)
+
+    def on_call(call: Any) -> None:
+        if _is_address(call) and call.args[0].source.same_as(buffer):
+            addresses.append(call)
+
+    def on_block(block: SBlock) -> None:
+        if any(match.source.source.same_as(buffer) for match in block.match_buffers):
+            refused.append(block)
+        if block.name_hint.startswith(_PRODUCTS) and uses_variable(block.body, [buffer]):
+            refused.append(block)
+
+    visits = [(TensorLoad, on_load), (ir.Call, on_call), (SBlock, on_block)]
+    tvm_ffi.structural_walk(function.body, visits)
+    is_result = position == len(function.params) - 1
+    # A result that is loaded is one that sums are kept in.
+    return not refused and not (is_result and len(loads) > len(addresses))
+
+
+def _is_address(call: Any) -> bool:
+    name = str(call.op.name) if isinstance(call.op, ir.Op) else ""
+    return name == "tirx.address_of" and isinstance(call.args[0], TensorLoad)
+
+
+def _with_narrow(function: tirx.PrimFunc, positions: Sequence[int], dtype: str) -> tirx.PrimFunc:
+    """The function that takes or gives these parameters as another dtype."""
+    conversion = CONVERSIONS[dtype]
+    own = {
+        function.params[i]: tirx.decl_buffer(
+            function.params[i].shape,
+            dtype,
+            function.params[i].name,
+            layout=function.params[i].layout,
+        )
+        for i in positions
+    }
+
+    def load(node: Any) -> Any:
+        if node.source not in own:
+            return node
+        return conversion.widen(tirx.BufferLoad(own[node.source], node.indices))
+
+    def store(node: tirx.BufferStore) -> Any:
+        if node.buffer not in own:
+            return node
+        value = _narrow_of(node.value, dtype)
+        value = conversion.round(node.value) if value is None else value
+        return tirx.BufferStore(own[node.buffer], value, node.indices)
+
+    def region(node: Any) -> Any:
+        return tirx.BufferRegion(own[node.source], node.region) if node.source in own else node
+
+    def address(call: Any) -> Any:
+        name = str(call.op.name) if isinstance(call.op, ir.Op) else ""
+        narrow = _narrow_of(call.args[0], dtype) if name == "tirx.address_of" else None
+        return call if narrow is None else tirx.address_of(narrow)
+
+    body = tvm_ffi.structural_map(
+        function.body,
+        [(TensorLoad, load), (tirx.BufferStore, store), (TensorRegion, region), (ir.Call, address)],
+    )
+    params = [own.get(param, param) for param in function.params]
+    # With variables of its own: the module has the function it was made from, too.
+    return renew_defs(tirx.PrimFunc(params, body, function.ret_type, function.attrs))
+
+
+def _narrow_of(value: Any, dtype: str) -> Any:
+    """The load of this dtype that a value is widened from and nothing else; else None."""
+    loads: list[Any] = []
+    tvm_ffi.structural_walk(value, (TensorLoad, loads.append))
+    if not loads or str(loads[0].ty.dtype) != _like(loads[0], dtype):
+        return None
+    is_widened = tvm_ffi.structural_equal(value, CONVERSIONS[dtype].widen(loads[0]))
+    return loads[0] if is_widened else None
+
+
+def _is_identity(function: tirx.PrimFunc) -> bool:
+    """Whether a function of one argument gives it as it is."""
+    stores: list[tirx.BufferStore] = []
+    tvm_ffi.structural_walk(function.body, (tirx.BufferStore, stores.append))
+    return all(
+        isinstance(store.value, TensorLoad)
+        and tvm_ffi.structural_equal(list(store.indices), list(store.value.indices))
+        for store in stores
+    )
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How float32 values are had from narrow ones, exactly, and narrow ones from float32."""
+
+    widen: Callable[[Any], Any]
+    round: Callable[[Any], Any]
+
+
+def _widened_bfloat16(load: Any) -> Any:
+    """Its bits above 16 zeros."""
+    bits = tirx.Cast(_like(load, "uint32"), tirx.reinterpret(_like(load, "uint16"), load))
+    return tirx.reinterpret(_like(load, _WIDE), bits << _splat(load, 16))
+
+
+def _rounded_bfloat16(value: Any) -> Any:
+    """Written out, since TVM's own conversion evaluates the value twice; a quiet NaN stays one."""
+    bits = tirx.Var("bits", _like(value, "uint32"))
+    is_odd = (bits >> _splat(value, 16)) & _splat(value, 1)
+    upper = (bits + _splat(value, 0x7FFF) + is_odd) >> _splat(value, 16)
+    narrow = tirx.reinterpret(_like(value, "bfloat16"), tirx.Cast(_like(value, "uint16"), upper))
+    return tirx.Let(bits, tirx.reinterpret(_like(value, "uint32"), value), narrow)
+
+
+def _like(value: Any, dtype: str) -> str:
+    """A dtype in as many lanes as a value has."""
+    _, _, lanes = str(value.ty.dtype).partition("x")
+    return f"{dtype}x{lanes}" if lanes else dtype
+
+
+def _splat(value: Any, number: int) -> Any:
+    return tirx.const(number, _like(value, "uint32"))
+
+
+CONVERSIONS = {
+    "bfloat16": Conversion(_widened_bfloat16, _rounded_bfloat16),
+    "float16": Conversion(
+        lambda load: tirx.Cast(_like(load, _WIDE), load),
+        lambda value: tirx.Cast(_like(value, "float16"), value),
+    ),
+}
+"""By the dtype of images. Beyond 65504 float16 is infinite; bfloat16 has the range of float32."""
+
+
+@mutator
+class _Narrow(PyExprMutator):
+    """Calls give and take narrow tensors, by functions of their own."""
+
+    def __init__(self, module: ir.IRModule, narrowed: set[relax.Var], dtype: str) -> None:
+        super().__init__(module)
+        self.module, self.narrowed, self.dtype = module, narrowed, dtype
+        self.functions: dict[tuple[ir.GlobalVar, tuple[int, ...]], ir.GlobalVar] = {}
+
+    def rewritten(self) -> ir.IRModule:
+        main = self.visit_expr(self.module["main"])
+        self.builder_.update_func(self.module.get_global_var("main"), main)
+        result: ir.IRModule = relax.transform.DeadCodeElimination()(self.builder_.get())
+        return result
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        call = _call_of(binding.value)
+        if call is None:
+            super().visit_var_binding_(binding)
+            return
+        callee, arguments, result = call
+        places = [*arguments, binding.var]
+        positions = tuple(i for i, value in enumerate(places) if value in self.narrowed)
+        if not positions:
+            super().visit_var_binding_(binding)
+            return
+        if binding.var in self.narrowed:
+            result = relax.TensorType([int(size) for size in result.shape], self.dtype)
+        function = self._function(callee, positions)
+        given = [self.visit_expr(argument) for argument in arguments]
+        # Such as one that widened what is narrow now.
+        if (
+            len(given) == 1
+            and tvm_ffi.structural_equal(given[0].ty, result)
+            and _is_identity(self.builder_.get()[function])
+        ):
+            self.set_var_remap(binding.var, given[0])
+            return
+        is_inner = isinstance(binding.var, relax.DataflowVar)
+        emit = self.builder_.emit if is_inner else self.builder_.emit_output
+        new = emit(relax.call_tir(function, given, result), str(binding.var.name))
+        self.set_var_remap(binding.var, new)
+
+    def _function(self, callee: ir.GlobalVar, positions: tuple[int, ...]) -> ir.GlobalVar:
+        if (callee, positions) not in self.functions:
+            narrow = _with_narrow(self.module[callee], positions, self.dtype)
+            added = self.builder_.add_func(narrow, f"{callee.name_hint}_narrow")
+            self.functions[callee, positions] = added
+        return self.functions[callee, positions]
