@@ -143,17 +143,17 @@ def planned(layer: Layer, config: WinogradConfig) -> LayerPlan:
         return LayerPlan(**base, **dict.fromkeys(absent))  # type: ignore[arg-type]
     tile = None if config.algorithm == "direct" else config.tile
     assert not isinstance(tile, tuple)
-    is_image = config.activation_steps == "image"
+    is_whole = config.activation_steps == "image" or config.precision == "bfloat16"
     algorithm = bilinear_algorithm(config.algorithm, tile, config.points)
     return LayerPlan(
         **base,  # type: ignore[arg-type]
         tile=tile,
         points=algorithm.points or None,
         precision=config.precision,
-        group_size=0 if is_image else config.group_size,
+        group_size=0 if is_whole else config.group_size,
         scales=config.scales,
         steps=config.steps,
-        weight_steps="filter" if is_image or layer.kernel == 1 else config.weight_steps,
+        weight_steps="filter" if is_whole or layer.kernel == 1 else config.weight_steps,
         activation_steps=config.activation_steps,
     )
 

@@ -9,19 +9,21 @@ from tvm import tirx
 
 from ..topi.direct_workload import DirectWorkload
 from ..topi.workload import WinogradWorkload
+from .direct_bfloat16_cpu import schedule_direct_bfloat16
 from .direct_cpu import DirectBlocking, schedule_direct
 from .direct_image_cpu import ImageBlocking, schedule_direct_image
-from .operators import DIRECT, DIRECT_IMAGE, operator_of
+from .operators import DIRECT, DIRECT_BFLOAT16, DIRECT_IMAGE, operator_of
 from .space import Point, Space
 from .winograd_cpu import CpuBlocking, schedule_winograd
 
 
 @dataclass(frozen=True)
 class CpuKernels:
-    """Both operators; see ``kernels.Kernels``."""
+    """The operators; see ``kernels.Kernels``. Those of bfloat16 where the target has them."""
 
     winograd: CpuBlocking
     direct: DirectBlocking
+    bfloat16: DirectBlocking | None = None
 
     def space(self, work: WinogradWorkload | DirectWorkload, threads: int) -> Space:
         """What may be chosen about a layer that so many threads compute."""
@@ -39,7 +41,14 @@ class CpuKernels:
     def _blocking(self, work: WinogradWorkload | DirectWorkload) -> Any:
         if not isinstance(work, DirectWorkload):
             return self.winograd
+        if work.scheme.is_bfloat16:
+            return ImageBlocking(self._bfloat16)
         return ImageBlocking(self.direct) if work.is_image else self.direct
+
+    @property
+    def _bfloat16(self) -> DirectBlocking:
+        assert self.bfloat16 is not None  # or no workload would have such a precision
+        return self.bfloat16
 
     def schedule(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
         """Schedule a function that holds a quantized operator."""
@@ -47,5 +56,7 @@ class CpuKernels:
         if operator == DIRECT:
             return schedule_direct(function, self.direct)
         if operator == DIRECT_IMAGE:
-            return schedule_direct_image(function, ImageBlocking(self.direct))
+            return schedule_direct_image(function, self.direct)
+        if operator == DIRECT_BFLOAT16:
+            return schedule_direct_bfloat16(function, self._bfloat16)
         return schedule_winograd(function, self.winograd)

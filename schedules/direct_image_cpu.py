@@ -19,12 +19,12 @@ or V of the whole image where that is no more.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from tvm import s_tir, tirx
+from tvm import DataType, s_tir, tirx
 
 from .direct_cpu import DirectBlocking
 from .expand import expand_functions
@@ -122,7 +122,7 @@ class ImageBlocking:
             """V of so many rows of register blocks."""
             image = (blocks[1] * columns - 1) * work.quantized_stride + work.scheme.kernel
             tall = task * rows * work.quantized_stride + work.scheme.kernel - 1
-            return work.groups * work.group_size * image * tall
+            return work.activation_bytes * work.groups * work.group_size * image * tall
 
         is_near = v_bytes(blocks[0]) <= _NEAR_BYTES
         equal = [n for n in range(1, blocks[0] + 1) if blocks[0] % n == 0]
@@ -148,7 +148,7 @@ class ImageBlocking:
         if self.numbers.tiles is None:
             one = pixels * vectors + _LOAD * pixels + _LOAD_L2 * vectors
             return blocks * max(one, _LEAST_CHAINS)
-        # Cycles of a tap of 64 channels. A row of a register is loaded a cycle; U comes from L2.
+        # Cycles of a tap of 64 bytes. A row of a register is loaded a cycle; U comes from L2.
         multiply = max(pixels * vectors, _TILE_LATENCY)
         load = pixels + vectors * ROWS * _L2_LINE
         return blocks * (max(multiply, load) + _NOT_HIDDEN * min(multiply, load))
@@ -165,9 +165,20 @@ _LOAD, _LOAD_L2, _LEAST_CHAINS = 0.5, 1.0, 10
 _TILE_LATENCY, _L2_LINE, _NOT_HIDDEN = 52, 1.4, 0.25
 
 
-def schedule_direct_image(function: tirx.PrimFunc, blocking: ImageBlocking) -> tirx.PrimFunc:
+def schedule_direct_image(function: tirx.PrimFunc, numbers: DirectBlocking) -> tirx.PrimFunc:
     """Schedule a direct convolution with one step an image, and what is fused behind it."""
-    numbers = blocking.numbers
+    return schedule_one_sum(function, numbers, _schedule_quantization)
+
+
+def schedule_one_sum(
+    function: tirx.PrimFunc,
+    numbers: DirectBlocking,
+    schedule_image: Callable[[s_tir.Schedule, DirectBlocking], None],
+) -> tirx.PrimFunc:
+    """Schedule a direct convolution whose products are one sum, what is fused behind it, and V.
+
+    ``schedule_image`` does so with the stages from the image to V.
+    """
     sch = s_tir.Schedule(function)
     output = sch.get_sblock("output")
     annotations = sch.get(output).annotations
@@ -175,10 +186,10 @@ def schedule_direct_image(function: tirx.PrimFunc, blocking: ImageBlocking) -> t
     vectors, stride = int(annotations["wq.vectors"]), int(annotations["wq.stride"])
     choices = {str(name): int(value) for name, value in annotations["wq.choices"].items()}
     inline_epilogue(sch, output)
-    size = int(sch.get(sch.get_sblock("V")).writes[0].source.shape[-1])
+    v = sch.get(sch.get_sblock("V")).writes[0].source
     registers = _divide_output(sch, numbers, output, block, vectors, choices)
     _schedule_products(sch, numbers, registers, vectors)
-    _schedule_quantization(sch, numbers)
+    schedule_image(sch, numbers)
     function = expand_functions(sch.mod["main"])  # those of the epilogue
     if numbers.instructions is not None:
         function = write_quantization(function, numbers.instructions)
@@ -188,8 +199,9 @@ def schedule_direct_image(function: tirx.PrimFunc, blocking: ImageBlocking) -> t
     # Registers side by side are as few as hold a row of the block.
     rows = block[1] // next(n for n in (1, 2, 4) if block[1] % n == 0 and block[1] <= n * ROWS)
     tiles = ImageTiles(
-        block, rows, vectors, stride, numbers.dot_lanes, numbers.dot_reduce, size, numbers.tiles
-    )
+        block, rows, vectors, stride, numbers.dot_lanes, numbers.dot_reduce, int(v.shape[-1]),
+        DataType(str(v.ty.dtype)).itemsize, numbers.tiles,
+    )  # fmt: skip
     return kept_by_tasks(write_image_tiles(function, tiles), "products", sums)
 
 
@@ -252,16 +264,26 @@ def _schedule_quantization(sch: s_tir.Schedule, numbers: DirectBlocking) -> None
     unroll_and_vectorize(sch, sch.get_loops(init)[-2:])
     for name in ("start", "factor"):
         sch.vectorize(sch.split(sch.get_loops(sch.get_sblock(name))[-1], [None, numbers.lanes])[1])
+    lane, count = schedule_v(sch, numbers)
+    if numbers.instructions is not None and count == numbers.lanes:
+        sch.annotate(lane, LANES, True)
+    else:
+        sch.vectorize(lane)
+
+
+def schedule_v(sch: s_tir.Schedule, numbers: DirectBlocking) -> tuple[Any, int]:
+    """V and its pixels, a row at a time; returns the loop over V's lanes, and how many there are.
+
+    Budget: a vector of V at a time.
+    """
     image, group, row, column, channel = sch.get_loops(sch.get_sblock("V"))
     sch.reorder(image, row, column, group, channel)
     sch.parallel(sch.fuse(image, row))
     sch.compute_at(sch.get_sblock("pixels"), group, preserve_unit_loops=True)
+    lanes = math.gcd(int(sch.get(channel).extent), numbers.lanes)
     for name in ("pixels", "V"):
-        channel = sch.get_loops(sch.get_sblock(name))[-1]
-        lanes = math.gcd(int(sch.get(channel).extent), numbers.lanes)
-        outer, lane = sch.split(channel, [None, lanes])
+        outer, lane = sch.split(sch.get_loops(sch.get_sblock(name))[-1], [None, lanes])
         sch.unroll(outer)
-        if name == "V" and numbers.instructions is not None and lanes == numbers.lanes:
-            sch.annotate(lane, LANES, True)
-        else:
+        if name == "pixels":
             sch.vectorize(lane)
+    return lane, lanes

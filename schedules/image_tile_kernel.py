@@ -1,9 +1,9 @@
-"""The integer products of a direct convolution with one step an image on tile registers.
+"""The products of a direct convolution that are one sum, on tile registers.
 
     configure the tile registers, once a task
     for each register block, up to 4 x 16 pixels by 16 output channels, or 2 x 16 by 32:
-        up to four accumulators of 16 x 16 = what takes off the level of zero
-        for each 64 channels, for each tap:
+        up to four accumulators of 16 x 16 = what takes off the level of zero, or zero
+        for each 64 channels of int8, or 32 of bfloat16, for each tap:
             load V and U, up to four products of 16 x 16 x 64, fetch a part of the next V
         store the accumulators, as what is scaled next
 
@@ -47,6 +47,7 @@ class ImageTiles:
     stride : of the convolution.
     lanes, reduce : of the dot product.
     chunk : channels of one product, those that V stores together.
+    each : bytes of a channel in V and U.
     """
 
     block: tuple[int, ...]
@@ -56,6 +57,7 @@ class ImageTiles:
     lanes: int
     reduce: int
     chunk: int
+    each: int
     instructions: TileInstructions
 
     @property
@@ -83,7 +85,9 @@ def write_image_tiles(function: tirx.PrimFunc, tiles: ImageTiles) -> tirx.PrimFu
         if TASKS not in loop.annotations:
             return loop
         parts = (tiles.rows,) * len(ACTIVATIONS)
-        return configured(loop, parts, tiles.chunk, tiles.reduce, tiles.instructions)
+        return configured(
+            loop, parts, tiles.chunk * tiles.each, tiles.reduce * tiles.each, tiles.instructions
+        )
 
     return function.with_body(tvm_ffi.structural_map(written, (tirx.For, tasks)))
 
@@ -102,8 +106,7 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
     operands = [load for load in loads if not load.source.same_as(counts)]
     v, u = sorted(operands, key=lambda load: load.source.name != "V")
     starts: list[Any] = []
-    tvm_ffi.structural_walk(block.init, (ir.TensorLoad, starts.append))
-    (start,) = starts
+    tvm_ffi.structural_walk(block.init.value, (ir.TensorLoad, starts.append))
     taps = int(u.source.ty.shape[2])
     g, e, c = (tirx.Var(name, "int64") for name in ("g", "e", "v"))
     columns = tiles.block[1]
@@ -117,10 +120,10 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
     def activations(part: int) -> tuple[Any, Any]:
         row, column = tiles.parts[part]
         place = at(v, row * columns + column, 0)
-        return place, tirx.const(tiles.stride * tiles.chunk, "int64")
+        return place, tirx.const(tiles.stride * tiles.chunk * tiles.each, "int64")
 
     def weights(vector: int) -> tuple[Any, Any]:
-        return at(u, 0, vector), tirx.const(tiles.lanes * tiles.reduce, "int64")
+        return at(u, 0, vector), tirx.const(tiles.lanes * tiles.reduce * tiles.each, "int64")
 
     instructions = tiles.instructions
     products = multiply(instructions, tiles.used, activations, weights)
@@ -140,7 +143,9 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
         place = at(written, row * columns + column, vector)
         stores.append(instructions.store(register, place, between))
     begin = [
-        instructions.load(register, at(start, 0, vector), tirx.const(0, "int64"))
+        instructions.load(register, at(starts[0], 0, vector), tirx.const(0, "int64"))
+        if starts
+        else instructions.zero(register)
         for register, _, vector in tiles.used
     ]
     return tirx.SeqStmt([*begin, body, *stores])

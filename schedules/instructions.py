@@ -36,12 +36,14 @@ class TileInstructions:
     release : all registers.
     load, store : of a register, the load of its first element in memory, and the bytes from one of
         its rows to the next.
-    multiply : of three registers: adds the products of the second's bytes, as activations are, and
-        the third's int8 to the int32 of the first.
+    zero : sets a register to zero.
+    multiply : of three registers: adds the products of the second's values, as activations are, and
+        the third's, as weights are, to the int32, or of bfloat16 the float32, of the first.
     """
 
     configure: Callable[[Any], Any]
     release: Callable[[], Any]
     load: Callable[[int, Any, Any], Any]
     store: Callable[[int, Any, Any], Any]
+    zero: Callable[[int], Any]
     multiply: Callable[[int, int, int], Any]

@@ -7,10 +7,11 @@ from tvm import tirx
 from tvm.s_tir.stmt import SBlock
 
 from ..topi.direct import OPERATOR as DIRECT
+from ..topi.direct_bfloat16 import OPERATOR as DIRECT_BFLOAT16
 from ..topi.direct_image import OPERATOR as DIRECT_IMAGE
 from ..topi.winograd import OPERATOR as WINOGRAD
 
-__all__ = ["DIRECT", "DIRECT_IMAGE", "WINOGRAD", "operator_of"]
+__all__ = ["DIRECT", "DIRECT_BFLOAT16", "DIRECT_IMAGE", "WINOGRAD", "operator_of"]
 
 _ANNOTATION = "wq.operator"
 

@@ -1,6 +1,7 @@
-"""AVX-512 with AMX int8: products of 16 x 64 by 64 x 16 bytes an instruction (``tdpbusd``).
+"""AVX-512 with AMX: products of 16 x 64 by 64 x 16 bytes an instruction (``tdpbusd``).
 
-All but the integer products is that of ``x86_vnni``, the packing of weights included.
+Of bfloat16 it is half as many (``tdpbf16ps``).
+All but the products is that of ``x86_vnni``, the packing of weights included.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ _TILES = TileInstructions(
     store=lambda register, place, stride: _call(
         "tilestored64", _register(register), tirx.address_of(place), stride
     ),
+    zero=lambda register: _call("tilezero", _register(register)),
     multiply=lambda *registers: _call("tdpbusd", *map(_register, registers)),
+)
+_BFLOAT16_TILES = replace(
+    _TILES, multiply=lambda *registers: _call("tdpbf16ps", *map(_register, registers))
 )
 
 # Two registers of V, up to 32 tiles, by two of U, 32 output channels. L2 is 2 MiB: V and M of a
@@ -49,4 +54,6 @@ _WINOGRAD = replace(
 # panel once a group; counts and sums of a block of pixels, 4 KiB each, stay in L1.
 _DIRECT = replace(x86_vnni.KERNELS.direct, tiles=_TILES)
 
-KERNELS = CpuKernels(_WINOGRAD, _DIRECT)
+_BFLOAT16 = replace(_DIRECT, dot_reduce=2, tiles=_BFLOAT16_TILES)
+
+KERNELS = CpuKernels(_WINOGRAD, _DIRECT, _BFLOAT16)

@@ -15,6 +15,7 @@ from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from wqtvm.fastconv import BilinearAlgorithm, direct, named_scales, sfc, winograd
 from wqtvm.quantization import (
+    Bfloat16Stages,
     DirectStages,
     FullStages,
     HadamardStages,
@@ -60,7 +61,9 @@ class Layer:
         arrays = [self.x, *packed_weights(self.weights, self.work).values()]
         return [tvm.runtime.tensor(array) for array in arrays]
 
-    def reference(self) -> DirectStages | ImageStages | HadamardStages | FullStages:
+    def reference(
+        self,
+    ) -> DirectStages | ImageStages | Bfloat16Stages | HadamardStages | FullStages:
         scheme, padding = self.work.scheme, self.work.padding
         if isinstance(self.work, DirectWorkload):
             stride = self.work.stride
@@ -116,7 +119,7 @@ def make_layer(
 
     edges = tile if isinstance(tile, tuple) else (tile,)
     rows, *columns = (algorithm(edge) for edge in edges)
-    if activation_steps == "image":
+    if activation_steps == "image" or precision == "bfloat16":
         group_size, weight_steps = 0, "filter"
     scheme = Scheme(
         rows, named_scales(scales, rows), precision, group_size, steps, weight_steps,
@@ -125,7 +128,9 @@ def make_layer(
     )  # fmt: skip
     target = lookup(record)
     batch, height, width, channels = shape
-    size = (batch, height, width, channels, out_channels, padding, target.dot)
+    dot = target.bfloat16 if scheme.is_bfloat16 else target.dot
+    assert dot is not None
+    size = (batch, height, width, channels, out_channels, padding, dot)
     work = (
         DirectWorkload(scheme, *size, stride)
         if scheme.is_direct

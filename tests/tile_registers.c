@@ -60,12 +60,45 @@ int wq_tile_store(int tile, uint8_t *to, int64_t stride) {
   return 0;
 }
 
-/* u8 by s8, as tdpbusd. */
-int wq_tile_multiply(int sums, int activations, int weights) {
+int wq_tile_zero(int tile) {
+  check_used(tile);
+  memset(state.data[tile], 0, sizeof state.data[tile]);
+  return 0;
+}
+
+static void check_shapes(int sums, int activations, int weights) {
   check_used(sums), check_used(activations), check_used(weights);
   check(state.rows[sums] == state.rows[activations], "rows of sums and activations differ");
   check(state.row_bytes[sums] == state.row_bytes[weights], "columns of sums and weights differ");
   check(state.row_bytes[activations] == 4 * state.rows[weights], "the inner extents differ");
+}
+
+static float bfloat16(const uint8_t *from) {
+  uint32_t bits = (uint32_t)(from[0] | from[1] << 8) << 16;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+/* bfloat16 by bfloat16, as tdpbf16ps: even and odd products are summed apart, then all. */
+int wq_tile_multiply_bfloat16(int sums, int activations, int weights) {
+  check_shapes(sums, activations, weights);
+  for (int row = 0; row < state.rows[sums]; ++row)
+    for (int column = 0; column < state.row_bytes[sums] / 4; ++column) {
+      float sum, part[2] = {0, 0};
+      memcpy(&sum, &state.data[sums][row][4 * column], 4);
+      for (int k = 0; k < state.row_bytes[activations] / 2; ++k)
+        part[k % 2] += bfloat16(&state.data[activations][row][2 * k]) *
+                       bfloat16(&state.data[weights][k / 2][4 * column + 2 * (k % 2)]);
+      sum += part[0] + part[1];
+      memcpy(&state.data[sums][row][4 * column], &sum, 4);
+    }
+  return 0;
+}
+
+/* u8 by s8, as tdpbusd. */
+int wq_tile_multiply(int sums, int activations, int weights) {
+  check_shapes(sums, activations, weights);
   for (int row = 0; row < state.rows[sums]; ++row)
     for (int column = 0; column < state.row_bytes[sums] / 4; ++column) {
       int32_t sum;

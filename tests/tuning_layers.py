@@ -35,4 +35,4 @@ def small_plan() -> Plan:
 
 def task(threads: int = 2, target: str = "wq", **options: object) -> Task:
     record = lookup(target)
-    return Task(workload_of(layer(**options), record.dot), record, threads)  # type: ignore[arg-type]
+    return Task(workload_of(layer(**options), record), record, threads)  # type: ignore[arg-type]

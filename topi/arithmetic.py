@@ -67,6 +67,37 @@ def int32(value: int) -> Any:
     return tirx.const(int(value), "int32")
 
 
+def bfloat16_value(bits: Any) -> Any:
+    """The float32 value of bits of bfloat16, uint16 or vectors of it: the rest of its bits is 0."""
+    wide = tirx.Cast(like(bits, "uint32"), bits)
+    return tirx.reinterpret(like(bits, "float32"), wide << _bits_like(bits, 16))
+
+
+def bfloat16_bits(value: Any) -> Any:
+    """The bits of the bfloat16 nearest to a float32 value, ties to even; a quiet NaN stays one.
+
+    TVM's own conversion evaluates the value twice.
+    """
+    bits = tirx.Var("bits", like(value, "uint32"))
+    is_odd = (bits >> _bits_like(value, 16)) & _bits_like(value, 1)
+    upper = (bits + _bits_like(value, 0x7FFF) + is_odd) >> _bits_like(value, 16)
+    return tirx.Let(
+        bits,
+        tirx.reinterpret(like(value, "uint32"), value),
+        tirx.Cast(like(value, "uint16"), upper),
+    )
+
+
+def like(value: Any, dtype: str) -> str:
+    """A dtype in as many lanes as a value has."""
+    _, _, lanes = str(value.ty.dtype).partition("x")
+    return f"{dtype}x{lanes}" if lanes else dtype
+
+
+def _bits_like(value: Any, number: int) -> Any:
+    return tirx.const(number, like(value, "uint32"))
+
+
 def pick(choices: Sequence[Any], index: Any) -> Any:
     """choices[index]; one of them remains once the loop over index is unrolled."""
     picked = choices[-1]

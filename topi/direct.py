@@ -24,6 +24,7 @@ from .arithmetic import (
     start_reduction,
     steps_of,
 )
+from .direct_stages import in_block
 from .direct_workload import DirectWorkload
 from .image import image_or_zero
 
@@ -150,10 +151,9 @@ def _sums(
 
 def _image(work: DirectWorkload, m: te.Tensor) -> te.Tensor:
     """Put the sums in their places of the image; what lies outside it is dropped."""
-    rows, columns = work.block
 
     def value(z: Any, y: Any, x: Any, k: Any) -> Any:
-        return m[z, y // rows, x // columns, y % rows * columns + x % columns, k]
+        return m[z, *in_block(work, y, x), k]
 
     return te.compute(
         (work.batch, work.out_height, work.out_width, work.out_channels),

@@ -21,8 +21,8 @@ from tvm import te, tirx
 
 from ..quantization.image_reference import LEVELS, ZERO_BELOW
 from .arithmetic import float32, hide_parameter, int32, start_reduction
+from .direct_stages import in_block, pixels_of, products_of
 from .direct_workload import DirectWorkload
-from .image import image_or_zero
 
 OPERATOR = "wq.direct_image_conv2d"
 _INFINITY_BITS = 0x7F800000
@@ -43,7 +43,8 @@ def direct_image_conv2d(work: DirectWorkload) -> tirx.PrimFunc:
     u_sum = te.placeholder(channels, "int32", name="U_sum")
 
     step, inverse, zero = _steps(_extremes(work, x))
-    products = _products(work, _quantize(work, x, inverse, zero), u)
+    v = _quantize(work, x, inverse, zero)
+    products = products_of(work, v, u, lambda value: value.astype("int32"))
     output = _image(work, products, step, u_step)
     start = _start(work, zero, u_sum)
 
@@ -123,12 +124,7 @@ def _quantize(
     work: DirectWorkload, image: te.Tensor, inverse: te.Tensor, zero: te.Tensor
 ) -> te.Tensor:
     """Quantize to V (z, g, y, x, s), zeros around the image."""
-
-    def pixel(z: Any, g: Any, y: Any, x: Any, s: Any) -> Any:
-        row, column = (at * work.sampling - work.padding for at in (y, x))
-        return image_or_zero(work, image, (z, row, column), g, s)
-
-    pixels = te.compute(work.input_shape, pixel, name="pixels")
+    pixels = pixels_of(work, image)
 
     def value(*index: Any) -> Any:
         z = index[0]
@@ -140,23 +136,6 @@ def _quantize(
         return stored.astype("int32").astype(work.dot.activation_dtype)
 
     return te.compute(work.input_shape, value, name="V")
-
-
-def _products(work: DirectWorkload, v: te.Tensor, u: te.Tensor) -> te.Tensor:
-    """Sums of all taps and channels, int32 (z, b, c, p, k)."""
-    dot, edge, stride = work.dot, work.scheme.kernel, work.quantized_stride
-    rows, columns = work.block
-    e, c = te.reduce_axis((0, edge), "e"), te.reduce_axis((0, edge), "v")
-    g, s = te.reduce_axis((0, work.groups), "g"), te.reduce_axis((0, work.group_size), "s")
-
-    def product(z: Any, block_row: Any, block_column: Any, p: Any, k: Any) -> Any:
-        y, x = block_row * rows + p // columns, block_column * columns + p % columns
-        weight = u[k // dot.lanes, g, e, c, s // dot.reduce, k % dot.lanes, s % dot.reduce]
-        activation = v[z, g, y * stride + e, x * stride + c, s]
-        return te.sum(activation.astype("int32") * weight.astype("int32"), axis=(g, e, c, s))
-
-    shape = (work.batch, *work.blocks, work.block_pixels, work.packed_channels)
-    return te.compute(shape, product, name="products")
 
 
 def _start(work: DirectWorkload, zero: te.Tensor, u_sum: te.Tensor) -> te.Tensor:
@@ -172,13 +151,12 @@ def _image(
     work: DirectWorkload, products: te.Tensor, step: te.Tensor, u_step: te.Tensor
 ) -> te.Tensor:
     """Scale the sums, in their places of the image; what lies outside it is dropped."""
-    rows, columns = work.block
     factor = te.compute(
         (work.batch, work.packed_channels), lambda z, k: step(z) * u_step(k), name="factor"
     )
 
     def value(z: Any, y: Any, x: Any, k: Any) -> Any:
-        at = (y // rows, x // columns, y % rows * columns + x % columns)
+        at = in_block(work, y, x)
         # A product that feeds a sum, such as the bias, would be fused or not, as an ISA likes.
         return tirx.op.fma(products[z, *at, k].astype("float32"), factor(z, k), float32(0))
 

@@ -17,9 +17,9 @@ from .workload import Workload
 if TYPE_CHECKING:
     from ..quantization import QuantizedWeights
 
-# Channels that are stored together where an image has one step: a row of a tile register, and a
+# Bytes that are stored together where all products are one sum: a row of a tile register, and a
 # cache line of V.
-_IMAGE_PART = 64
+_PART_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -101,20 +101,35 @@ class DirectWorkload(Workload):
 
     @property
     def is_image(self) -> bool:
-        """Whether an image has one step; what is stored as a group is then a part of all."""
+        """Whether an image has one step."""
         return self.scheme.activation_steps == "image"
+
+    @property
+    def is_one_sum(self) -> bool:
+        """Whether all products are one sum; what is stored as a group is then a part of all."""
+        return self.is_image or self.scheme.is_bfloat16
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of a value of V."""
+        return np.dtype(self.dot.stored_activation).itemsize
 
     @property
     def groups(self) -> int:
         """Groups of input channels; the last may be padded with zeros."""
-        if self.is_image:
-            return math.ceil(self.in_channels / _IMAGE_PART)
+        if self.is_one_sum:
+            return math.ceil(self.in_channels / (_PART_BYTES // self._multiplied_bytes))
         return super().groups
+
+    @property
+    def _multiplied_bytes(self) -> int:
+        """Bytes of a value as tile registers hold it; where int16 is multiplied, there are none."""
+        return 2 if self.scheme.is_bfloat16 else 1
 
     @property
     def group_size(self) -> int:
         """Channels of a group as they are stored: no more than a layer of one group has."""
-        if self.is_image:
+        if self.is_one_sum:
             return round_up(math.ceil(self.in_channels / self.groups), self.dot.reduce)
         size = self.scheme.channels_per_group(self.in_channels)
         return min(size, round_up(self.in_channels, self.dot.reduce))
@@ -153,7 +168,7 @@ class DirectWorkload(Workload):
     @property
     def step_shape(self) -> tuple[int, ...]:
         """Shape of U's steps: (g, e, v, k), or (g, k) or (k) where taps or all share them."""
-        if self.is_image:
+        if self.is_one_sum:
             return (self.packed_channels,)
         taps = (self.scheme.kernel,) * 2 if self.scheme.weight_steps == "tap" else ()
         return (self.groups, *taps, self.packed_channels)
@@ -183,11 +198,11 @@ def pack_direct_weights(weights: QuantizedWeights, work: DirectWorkload) -> dict
     "U" in ``work.packed_shape``, "U_step" float32 in ``work.step_shape`` and, where activations
     have a zero point, "U_correction" int32 in ``work.correction_shape``: the start of each sum of
     a tap and group, which takes off again what the zero point adds to it. With a step an image,
-    "U_sum" int32 (k) instead, of all taps and channels, and "U_step" (k).
+    "U_sum" int32 (k) instead, of all taps and channels, and "U_step" (k). In bfloat16 "U" alone.
     """
     dot, size = work.dot, work.group_size
     missing = work.packed_channels - work.out_channels
-    if work.is_image:
+    if work.is_one_sum:
         # One group as it is quantized, parts of it as it is stored.
         u = weights.u[..., 0, : work.in_channels]
         u = np.pad(u, [(0, 0)] * 3 + [(0, work.groups * size - work.in_channels)])
@@ -201,8 +216,11 @@ def pack_direct_weights(weights: QuantizedWeights, work: DirectWorkload) -> dict
     ).transpose(2, 4, 0, 1, 5, 3, 6)
     if work.scheme.weight_steps == "filter":
         step = step[:1, :1]
+    u_packed = np.ascontiguousarray(packed, dtype=dot.stored_weight)
+    if work.scheme.is_bfloat16:
+        return {"U": u_packed}
     arrays = {
-        "U": np.ascontiguousarray(packed, dtype=dot.weight_dtype),
+        "U": u_packed,
         "U_step": np.ascontiguousarray(step.transpose(3, 0, 1, 2)).reshape(work.step_shape),
     }
     if work.is_image:

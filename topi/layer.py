@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from tvm import tirx
 
+from ..errors import ConfigError
 from .direct import direct_conv2d
+from .direct_bfloat16 import direct_bfloat16_conv2d
 from .direct_image import direct_image_conv2d
 from .direct_workload import DirectWorkload, pack_direct_weights
 from .winograd import winograd_conv2d
@@ -16,20 +18,28 @@ from .workload import WinogradWorkload, pack_weights
 if TYPE_CHECKING:
     from ..quantization import QuantizedWeights
     from ..quantization.plan import LayerPlan
-    from ..target import DotProduct
+    from ..target import TargetRecord
 
 Work = DirectWorkload | WinogradWorkload
 
 
-def workload_of(layer: LayerPlan, dot: DotProduct) -> Work:
-    """The workload of an int8 layer, not divided into blocks.
+def workload_of(layer: LayerPlan, record: TargetRecord) -> Work:
+    """The workload of a layer that is not float, not divided into blocks.
 
     Raises
     ------
     NotEligibleError
         If the layer is computed in float.
+    ConfigError
+        If the target has no products of its precision.
     """
     scheme = layer.scheme()
+    dot = record.bfloat16 if scheme.is_bfloat16 else record.dot
+    if dot is None:
+        raise ConfigError(
+            f"layer {layer.name}: precision is 'bfloat16', which {record.name} computes no faster "
+            "than float32; give target 'wq/x86-amx', or algorithm 'float'"
+        )
     images, channels, height, width = layer.input_shape
     shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])
     if scheme.is_direct:
@@ -41,6 +51,8 @@ def definition_of(work: Work) -> tirx.PrimFunc:
     """What a workload computes, without a schedule."""
     if not isinstance(work, DirectWorkload):
         return winograd_conv2d(work)
+    if work.scheme.is_bfloat16:
+        return direct_bfloat16_conv2d(work)
     if work.is_image:
         return direct_image_conv2d(work)
     return direct_conv2d(work)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from rich.markup import escape
 
-from .config import DEFAULT_TILES, PRECISIONS, TILES, Precision, WinogradConfig
+from .config import DEFAULT_TILES, TILES, Precision, WinogradConfig
 from .demo.images import IMAGES
 from .errors import WqtvmError
 from .fastconv.command import points_command
@@ -313,7 +313,7 @@ def doctor(as_json: bool, quiet: bool, debug: bool) -> None:
 )
 @click.option(
     "--precision",
-    type=click.Choice(PRECISIONS),
+    type=click.Choice(("full", "hadamard")),
     default=WinogradConfig.precision,
     show_default=True,
     help="Only the product in int8, or every stage.",

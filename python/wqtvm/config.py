@@ -9,7 +9,7 @@ from typing import Literal
 from .errors import ConfigError
 from .fastconv import SFC_TILES
 
-Precision = Literal["full", "hadamard"]
+Precision = Literal["full", "hadamard", "bfloat16"]
 Steps = Literal["channel", "axis", "tile"]
 WeightSteps = Literal["tap", "filter"]
 ActivationSteps = Literal["pixel", "image"]
@@ -20,7 +20,7 @@ Images = Literal["float32", "float16", "bfloat16"]
 ALGORITHMS = ("auto", "winograd", "sfc", "direct", "float")
 TILES = (2, 3, 4, 5, 6)
 DEFAULT_TILES = {3: 4, 5: 2}  # by the taps of a kernel's edge
-PRECISIONS = ("full", "hadamard")
+PRECISIONS = ("full", "hadamard", "bfloat16")
 LEARNED = "learned"  # the scales that come with wqtvm
 SCALES = ("standard", "row-norm", "correlated", LEARNED)
 SCALES_SUFFIX = ".safetensors"  # of a file of scales, whose path is as good as a name
@@ -51,7 +51,9 @@ class WinogradConfig:
         noise; in F(5,3) and F(6,3) for "hadamard" only), or the finite interpolation points as
         fractions and "i", for +-i ("0", "2/3", ...), for square tiles; of use in "winograd" and
         "auto" only.
-    precision : "hadamard" (the product alone in int8) or "full" (every stage in int8).
+    precision : "hadamard" (the product alone in int8), "full" (every stage in int8), or, with
+        algorithm "direct" and AMX, "bfloat16" (the operands rounded to 8 bits of mantissa, summed
+        in float32). In "auto" "full" offers "hadamard", too, and AMX bfloat16 in any case.
     group_size : channels that share a quantization step; 0 means all of a layer.
     scales : "standard", "row-norm", "correlated", "learned" (those that come with wqtvm), or
         the path of a file that ``wqtvm learn-scales`` wrote; of use in ``full`` only.
@@ -116,6 +118,11 @@ class WinogradConfig:
         _one_of("algorithm", self.algorithm, ALGORITHMS)
         self._check_tile()
         _one_of("precision", self.precision, PRECISIONS)
+        if self.precision == "bfloat16" and self.algorithm != "direct":
+            raise ConfigError(
+                f"precision is 'bfloat16', but algorithm is {self.algorithm!r}; give algorithm "
+                "'direct', or precision 'hadamard' or 'full'"
+            )
         if not (isinstance(self.scales, str) and self.scales.endswith(SCALES_SUFFIX)):
             _one_of("scales", self.scales, SCALES, f"the path of a *{SCALES_SUFFIX} file")
         _one_of("steps", self.steps, STEPS)

@@ -21,6 +21,7 @@ from .errors import NotEligibleError
 from .learning.emulation import Layer, hold_tensor, quantize
 from .quantization.arithmetic import round_up
 from .quantization.balance import balanced_weights
+from .quantization.bfloat16_reference import bfloat16_values
 from .quantization.image_reference import LEVELS, ZERO_BELOW
 from .quantization.plan import LayerPlan
 from .quantization.scheme import Scheme
@@ -99,6 +100,10 @@ class EmulatedConvolution(nn.Module):
             for name, scales in zip(_SCALES, values, strict=True):
                 hold_tensor(self, name, torch.tensor(scales, dtype=torch.float64))
             return
+        if scheme.is_bfloat16:
+            weight = bfloat16_values(quantized.u[..., 0, :]).transpose(2, 3, 0, 1)  # type: ignore[arg-type]
+            hold_tensor(self, "_u", torch.from_numpy(np.ascontiguousarray(weight)))
+            return
         products = quantized.u.astype(np.float32) * quantized.step[..., None]
         if scheme.activation_steps == "image":
             weight = products[..., 0, : self._channels].transpose(2, 3, 0, 1)
@@ -118,6 +123,9 @@ class EmulatedConvolution(nn.Module):
             x = x * self._balance
         if self.scheme.activation_steps == "image":
             return functional.conv2d(_levels(x), self._u, self.bias, self.stride, self.padding)
+        if self.scheme.is_bfloat16:
+            rounded = x.bfloat16().float()
+            return functional.conv2d(rounded, self._u, self.bias, self.stride, self.padding)
         batch, _, height, width = x.shape
         taps = self.scheme.kernel
         (m_y, m_x), (t_y, t_x) = self.scheme.output_tile, self.scheme.input_tile

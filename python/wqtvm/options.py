@@ -75,7 +75,9 @@ def network(command: Command) -> Command:
             ),
             click.option(
                 "--precision", type=click.Choice(PRECISIONS), default=_DEFAULT.precision,
-                show_default=True, help="Only the product in int8, or every stage.",
+                show_default=True,
+                help="Only the product in int8, or every stage; or with --algorithm direct and "
+                "AMX operands in bfloat16.",
             ),
             click.option(
                 "--group-size", type=int, default=_DEFAULT.group_size, show_default=True,

@@ -40,8 +40,10 @@ IN_C = TileInstructions(
     release=lambda: _call("release"),
     load=lambda register, place, stride: _call("load", register, tirx.address_of(place), stride),
     store=lambda register, place, stride: _call("store", register, tirx.address_of(place), stride),
+    zero=lambda register: _call("zero", register),
     multiply=lambda *registers: _call("multiply", *registers),
 )
+BFLOAT16_IN_C = replace(IN_C, multiply=lambda *registers: _call("multiply_bfloat16", *registers))
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +62,12 @@ def run(
 ) -> Callable[[Layer], NDArray[np.float32]]:
     """Compiles a layer's schedule for AMX, the registers in C, and runs it on this machine."""
     kernels = x86_amx.KERNELS
-    in_c = CpuKernels(*(replace(each, tiles=IN_C) for each in (kernels.winograd, kernels.direct)))
+    assert kernels.bfloat16 is not None
+    in_c = CpuKernels(
+        replace(kernels.winograd, tiles=IN_C),
+        replace(kernels.direct, tiles=IN_C),
+        replace(kernels.bfloat16, tiles=BFLOAT16_IN_C),
+    )
     monkeypatch.setattr(x86_amx, "KERNELS", in_c)
 
     def result(layer: Layer) -> NDArray[np.float32]:
@@ -202,3 +209,49 @@ def test_images_of_one_step_equal_the_reference(
     np.testing.assert_array_equal(
         run(layer).view(np.int32), layer.reference().output.view(np.int32)
     )
+
+
+@pytest.mark.isa("avx512_vnni")
+@pytest.mark.parametrize(
+    ("shape", "out_channels", "options"),
+    [
+        ((1, 8, 32, 64), 32, {}),
+        ((1, 5, 9, 1), 3, {}),
+        ((3, 7, 10, 3), 17, {"padding": 0}),
+        ((1, 14, 14, 128), 40, {}),
+        ((2, 11, 13, 100), 48, {"stride": 2}),
+        ((2, 7, 40, 64), 48, {"taps": 1, "stride": 2, "padding": 0}),
+        ((1, 10, 7, 33), 33, {"taps": 5, "padding": 2}),
+    ],
+)
+def test_bfloat16_equals_the_reference(
+    run: Callable[[Layer], NDArray[np.float32]],
+    shape: tuple[int, int, int, int],
+    out_channels: int,
+    options: dict[str, Any],
+) -> None:
+    """Products are exact in float32; each addition may round by half an ulp of the sum so far."""
+    layer = make_layer(TARGET, shape, out_channels, tile=1, precision="bfloat16", **options)
+    additions = layer.work.scheme.kernel**2 * shape[3]
+    # Standard Gaussians: sums of n products are around sqrt(n), and below 6 times that; rounding
+    # errors add up like a walk of as many steps.
+    largest = 6 * additions**0.5
+    np.testing.assert_allclose(
+        run(layer), layer.reference().output,
+        rtol=2.0**-23, atol=4 * 2.0**-24 * largest * additions**0.5,
+    )  # fmt: skip
+
+
+def test_tile_instructions_of_bfloat16_are_in_the_products() -> None:
+    """Accumulators that begin at zero; each register is loaded once for 32 channels."""
+    layer = make_layer(TARGET, (1, 32, 64, 256), 64, tile=1, precision="bfloat16", threads=1)
+    assembly = assembly_of(tvm.compile(layer.scheduled(), target=lookup(TARGET).tvm_target()))
+    (loop,) = (loop for loop in assembly.innermost_loops if loop.matching("tdpbf16ps"))
+    products = loop.matching("tdpbf16ps")
+    taps, rest = divmod(len(products), 4)  # LLVM may unroll taps
+    assert rest == 0
+    assert len({product.operands.split(",")[-1] for product in products}) == 4
+    assert len(loop.matching("tileloadd")) in (taps * 4, taps * 5)  # two by two, or four by one
+    assert not loop.matching("ldtilecfg")
+    assert len(assembly.code.matching("tilezero")) == 4
+    assert len(assembly.code.matching("ldtilecfg")) == 1

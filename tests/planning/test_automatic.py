@@ -112,7 +112,7 @@ def test_measured_times_count_instead_of_predicted_ones(tmp_path: Path) -> None:
     other = plan(Easy(), WinogradConfig(tile=4)).layer("second")
     assert other.label != predicted.label
     record = lookup("wq")
-    task = Task(workload_of(other, record.dot), record, usable_cpus())
+    task = Task(workload_of(other, record), record, usable_cpus())
     database = tmp_path / "db.jsonl"
     Journal(database).add_winner(task.key, task.space.default, 1e-6, 1.0)
     measured = plan(Easy(), replace(config, records=str(database))).layer("second")

@@ -41,6 +41,18 @@ def offered(planned: LayerPlan, config: WinogradConfig = AUTO) -> dict[str, Laye
     return {c.layer.label: c.layer for c in candidates(planned, config, clock)}
 
 
+def test_bfloat16_is_offered_where_the_target_has_it_and_compares_with_nothing() -> None:
+    planned = layer(14, 14)
+    assert "direct bfloat16" not in offered(planned)
+    found = {c.layer.label: c for c in candidates(planned, AUTO, clock, has_bfloat16=True)}
+    bfloat16 = found.pop("direct bfloat16")
+    assert (bfloat16.layer.group_size, bfloat16.layer.weight_steps) == (0, "filter")
+    assert bfloat16.label == "direct bfloat16"
+    for other in found.values():
+        assert not bfloat16.surpasses(other)
+        assert other.surpasses(bfloat16) == (other.layer.algorithm == "float")
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "taps", "more"),
     [

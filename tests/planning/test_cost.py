@@ -154,6 +154,18 @@ def test_two_dimensional_registers_make_products_faster() -> None:
         assert predict(planned, amx, 1).products < predict(planned, vnni, 1).products
 
 
+def test_bfloat16_is_between_int8_and_float32_on_amx() -> None:
+    amx = lookup("wq/x86-amx")
+    whole = {"group": 0, "weight_steps": "filter"}
+    bfloat16 = layer(320, 64, precision="bfloat16", **whole)  # type: ignore[arg-type]
+    image = replace(layer(320, 64, **whole), activation_steps="image")  # type: ignore[arg-type]
+    found = [predict(planned, amx, 1) for planned in (image, bfloat16, layer(320, 64, "float"))]
+    assert found[1].products == 2 * found[0].products
+    times = [prediction.ms for prediction in found]
+    assert times == sorted(times)
+    assert times[2] > 5 * times[1]
+
+
 def test_the_same_each_time() -> None:
     planned = layer(33, 11, "winograd", 4)
     assert predict(planned, VNNI, 2) == predict(planned, VNNI, 2)

@@ -53,7 +53,8 @@ LEARNED = replace(
     WINOGRAD, name="body.2", scales="mine.safetensors", s_b=(0.1, 1.0, 1.0, 2.0, 1.0, 1.0),
     s_g=(1 / 3, 1.0, 1.0, 2.0, 1.0, 1.0),
 )  # fmt: skip
-PLAN = Plan((WINOGRAD, DIRECT, FLOAT, SFC, STRIDED))
+BFLOAT16 = replace(STRIDED, name="body.5", precision="bfloat16", weight_steps="filter")
+PLAN = Plan((WINOGRAD, DIRECT, FLOAT, SFC, STRIDED, BFLOAT16), "float16")
 
 
 def test_json_round_trip() -> None:
@@ -94,7 +95,7 @@ def test_layers_by_name() -> None:
 
 
 def test_table() -> None:
-    first, second, third, fourth, fifth = PLAN.rows()
+    first, second, third, fourth, fifth, _ = PLAN.rows()
     assert len(first) == len(Plan.COLUMNS)
     assert first == (
         "body.0", "1x64x56x55", "128x64x3x3", "F(4,3)", "0 2/3 -2/3 3/2 -3/2 inf", "full", "32",
@@ -110,8 +111,10 @@ def test_table() -> None:
     assert fourth[3:5] == ("SFC-6(6,3)", "")
     lines = str(PLAN).splitlines()
     assert lines[0].split() == list(Plan.COLUMNS)
-    assert len(lines) == 6
-    assert {line.index("1x64x56x55") for line in lines[1:]} == {lines[0].index("input")}
+    assert len(lines) == 8
+    assert {line.index("1x64x56x55") for line in lines[1:-1]} == {lines[0].index("input")}
+    assert lines[-1] == "images between layers: float16"
+    assert str(replace(PLAN, images="float32")).splitlines() == lines[:-1]
 
 
 def test_output_shape() -> None:

@@ -44,7 +44,7 @@ def test_they_are_found_and_used(path: Path) -> None:
     assert len(records) == len(lines)
     for entry in lines:
         key = entry["key"]
-        work = workload_of(planned(key), record.dot)
+        work = workload_of(planned(key), record)
         assert tuned.key_of(work, record, key["threads"]) == json.dumps(key)
         winner = records.winner(work, record, key["threads"])
         assert winner is not None, f"{key}: its point is none of the space; tune it again"

@@ -61,6 +61,7 @@ COMPETITORS: tuple[Competitor, ...] = (
         Variant("wqtvm SFC-6", "int8", products=100 / 324, weight_growth=100 / 9, ours=True),
         Variant("wqtvm F(4,3) full", "int8", products=1 / 4, weight_growth=4, ours=True),
         Variant("wqtvm float32", "float32", ours=True),
+        Variant("wqtvm direct bfloat16", "bfloat16", ours=True),
         Variant("wqtvm direct image, float16", "int8", **F16, ours=True),
         Variant("wqtvm F(4,3), float16", "int8", **F16, products=1 / 4, weight_growth=4, ours=True),
         Variant(

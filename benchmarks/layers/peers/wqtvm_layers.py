@@ -18,6 +18,7 @@ from torch import nn
 from tvm.ir.instrument import pass_instrument
 
 import wqtvm
+from wqtvm.target import lookup
 
 from .base import CannotRunError, Problem, Setting, Variant
 
@@ -41,6 +42,7 @@ CONFIGS = {
     "wqtvm direct image, float16": wqtvm.WinogradConfig(
         algorithm="direct", activation_steps="image", images="float16"
     ),
+    "wqtvm direct bfloat16": wqtvm.WinogradConfig(algorithm="direct", precision="bfloat16"),
     "wqtvm F(4,3), float16": wqtvm.WinogradConfig(tile=4, images="float16"),
     "wqtvm F(4,3) g64, float16": wqtvm.WinogradConfig(tile=4, group_size=64, images="float16"),
 }
@@ -71,6 +73,8 @@ class Convolution:
         dtype = getattr(torch, config.images)
         self.x = aligned(problem.x, dtype)
         weight, bias = (aligned(value) for value in (problem.weight, problem.bias))
+        if config.precision == "bfloat16" and lookup(TARGETS[setting.isa]).bfloat16 is None:
+            raise CannotRunError("bfloat16 takes AMX")
         buffers = Buffers(setting.threads)
         with tvm.transform.PassContext(opt_level=3, instruments=[buffers]):
             self.compiled = wqtvm.compile(

@@ -114,7 +114,9 @@ def plan_network(
     if targets is not None and inputs is None:
         raise ConfigError("targets are given without inputs; give the inputs that they belong to")
     report = progress or (lambda *_: None)
-    predicted_ms, measured_ms = _clocks(lookup(target), config)
+    record = lookup(target)
+    has_bfloat16 = record.bfloat16 is not None
+    predicted_ms, measured_ms = _clocks(record, config)
     direct = replace(
         config,
         algorithm="direct",
@@ -161,7 +163,7 @@ def plan_network(
 
     layers = []
     for index, layer in enumerate(eligible):
-        offered = candidates(layer, config, predicted_ms, measured_ms)
+        offered = candidates(layer, config, predicted_ms, measured_ms, has_bfloat16)
         features = [sample.features[layer.name] for sample in samples]
         layers.append(_measure(layer, offered, features, weights[layer.name]))
         report(_STAGE, 2 + index, steps)
@@ -327,9 +329,9 @@ def _clocks(
     records = records_of(record, config.records)
 
     def measured_ms(layer: LayerPlan) -> float | None:
-        if layer.algorithm == "float":
+        if not layer.is_int8:
             return None
-        winner = records.winner(workload_of(layer, record.dot), record, threads)
+        winner = records.winner(workload_of(layer, record), record, threads)
         return None if winner is None else winner.ms
 
     return lambda layer: predict(layer, record, threads, machine).ms, measured_ms

@@ -12,7 +12,6 @@ from ..errors import AlgorithmError, ConfigError
 from ..fastconv import KERNELS, SCALE_RULES, bilinear_algorithm
 from ..learning import resolve_scales
 from ..quantization.plan import LayerPlan, Reason
-from ..quantization.scheme import PRECISIONS
 
 Tile = int | tuple[int, int]
 
@@ -52,7 +51,7 @@ class Candidate:
         """What explanations call it: "F(4,3) group 32", "direct whole a step a filter", "float"."""
         if self.layer.algorithm == "float":
             return self.layer.label
-        if self.layer.activation_steps == "image":
+        if self.layer.activation_steps == "image" or self.layer.precision == "bfloat16":
             return self.layer.label
         group = f"group {self.layer.group_size}" if self.layer.group_size else "whole"
         steps = " a step a filter" if self.layer.weight_steps == "filter" else ""
@@ -66,7 +65,8 @@ class Candidate:
         goes with their squares; "full" rounds what "hadamard" does, and more. That is so of the
         mean over many values, which is what is measured, not of each. Nothing is known of different
         algorithms: F(2,3) has less noise than F(4,3) on white inputs, and more on some networks;
-        nor of a step a pixel, of both signs alike, and one an image, with a zero point.
+        nor of a step a pixel, of both signs alike, and one an image, with a zero point; nor of int8
+        and bfloat16.
         """
         ours, others = self.layer, other.layer
         if ours.algorithm == "float" or others.algorithm == "float":
@@ -78,6 +78,7 @@ class Candidate:
         return (
             alike
             and ours.precision in ("hadamard", others.precision)
+            and "bfloat16" not in (ours.precision, others.precision)
             and ours.weight_steps in ("tap", others.weight_steps)
             and ours.activation_steps == others.activation_steps
             and _divides(ours.group_size or 0, others.group_size or 0)
@@ -94,6 +95,7 @@ def candidates(
     config: WinogradConfig,
     predicted_ms: Callable[[LayerPlan], float],
     measured_ms: Callable[[LayerPlan], float | None] = lambda _: None,
+    has_bfloat16: bool = False,
 ) -> list[Candidate]:
     """Ways to compute an eligible layer, the cheapest first; float is the last.
 
@@ -107,8 +109,9 @@ def candidates(
         candidate costs.
     predicted_ms : the time of a planned layer.
     measured_ms : the same by measurement, if there is one; it counts instead.
+    has_bfloat16 : whether the target computes in bfloat16.
     """
-    precisions = PRECISIONS if config.precision == "full" else ("hadamard",)
+    precisions = ("hadamard", "full") if config.precision == "full" else ("hadamard",)
     points = config.points if isinstance(config.points, str) else "best"
     choices: list[tuple[str, Tile | None, str]] = [("direct", None, points)]
     if layer.stride == (1, 1) and layer.weight_shape[2] in KERNELS:
@@ -138,9 +141,11 @@ def candidates(
         found = _planned(layer, config, *each)
         if found is not None:
             planned.append(found)
-    image = _planned(layer, config, "direct", None, points, "hadamard", 0, "filter", "image")
-    if image is not None:
-        planned.append(image)
+    whole = [("hadamard", "image"), *([("bfloat16", "pixel")] if has_bfloat16 else [])]
+    for precision, steps in whole:
+        found = _planned(layer, config, "direct", None, points, precision, 0, "filter", steps)
+        if found is not None:
+            planned.append(found)
     timed = [
         replace(each, predicted_ms=predicted_ms(each), measured_ms=measured_ms(each))
         for each in planned

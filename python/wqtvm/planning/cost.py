@@ -36,6 +36,7 @@ from ..topi.layer import workload_of
 from ..topi.workload import WinogradWorkload, Workload
 
 _FLOAT = 4  # bytes
+_BFLOAT16 = 2  # bytes; and times that a product takes of one of int8
 _IMAGE_QUANTIZATION = 0.5  # of what a value takes that is quantized with its group's step
 _MEGA = 1e6
 
@@ -109,7 +110,7 @@ class Work:
 
     Attributes
     ----------
-    products : multiply-accumulates of int8, or of float32 if the layer stays float.
+    products : multiply-accumulates of int8, or of bfloat16, or of float32 if the layer stays float.
     scaling : operations on sums of groups.
     transforms : multiply-adds of transforms.
     quantized : values that become int8.
@@ -130,6 +131,7 @@ class Work:
     cache_bytes: float = 0.0
     blocks: tuple[float, float] = (0.0, 0.0)
     is_float: bool = False
+    is_bfloat16: bool = False
 
     def time(self, machine: Machine, efficiency: Efficiency = FITTED) -> Prediction:
         """Predict its time on a machine."""
@@ -137,7 +139,7 @@ class Work:
         if self.is_float:
             peak, share = machine.float32_gflops, efficiency.float_products
         elif machine.tile_gops is not None:
-            peak = machine.tile_gops
+            peak = machine.tile_gops / (_BFLOAT16 if self.is_bfloat16 else 1)
         operations = machine.float32_gflops / 2 * _MEGA  # a millisecond
         weights = sum(machine.reading_ms(nbytes) * times for nbytes, times in self.weights)
         images = machine.reading_ms(self.image_bytes) * self.image_reads
@@ -184,14 +186,14 @@ def work_of(
     divided = divided or threads
     if layer.algorithm == "float":
         return _float(layer, threads)
-    return counted(_divided(workload_of(layer, record.dot), record, divided), threads)
+    return counted(_divided(workload_of(layer, record), record, divided), threads)
 
 
 def counted(work: DirectWorkload | WinogradWorkload, threads: int) -> Work:
     """Count what the busiest of so many threads does for a workload that is divided."""
     if not isinstance(work, DirectWorkload):
         return _winograd(work, threads)
-    return _direct_image(work, threads) if work.is_image else _direct(work, threads)
+    return _one_sum(work, threads) if work.is_one_sum else _direct(work, threads)
 
 
 # As they are lowered. Networks have many layers of one shape, and schedules compare many blocks.
@@ -228,9 +230,9 @@ def _direct(work: DirectWorkload, threads: int) -> Work:
     values = math.prod(work.input_shape)
     scales = work.groups * work.packed_channels * (taps if a_tap else 1)
     scales += work.groups * work.packed_channels * taps * (work.dot.zero_point != 0)
-    weights = math.prod(work.packed_shape) * _bytes(work.dot.weight_dtype) + _FLOAT * scales
+    weights = math.prod(work.packed_shape) * _bytes(work.dot.stored_weight) + _FLOAT * scales
     # The tasks of a panel follow each other: its weights may still be near.
-    v_bytes = values * _bytes(work.dot.activation_dtype)
+    v_bytes = values * _bytes(work.dot.stored_activation)
     return Work(
         products=outputs * work.groups * work.group_size * taps,
         scaling=sums * 3 if a_tap else sums * 2 + outputs * work.groups,
@@ -242,7 +244,7 @@ def _direct(work: DirectWorkload, threads: int) -> Work:
     )
 
 
-def _direct_image(work: DirectWorkload, threads: int) -> Work:
+def _one_sum(work: DirectWorkload, threads: int) -> Work:
     choices, taps = dict(work.choices), work.scheme.kernel**2
     panels, registers = work.packed_channels // work.panel, math.prod(work.blocks)
     blocks = work.batch * registers / (
@@ -251,14 +253,15 @@ def _direct_image(work: DirectWorkload, threads: int) -> Work:
     share = _busiest(math.ceil(panels * blocks), threads)
     outputs = share * work.batch * registers * work.block_pixels * work.packed_channels
     values = math.prod(work.input_shape)
-    weights = math.prod(work.packed_shape) * _bytes(work.dot.weight_dtype)
-    v_bytes = values * _bytes(work.dot.activation_dtype)
+    weights = math.prod(work.packed_shape) * _bytes(work.dot.stored_weight)
+    v_bytes = values * _bytes(work.dot.stored_activation)
     input_bytes = _FLOAT * work.batch * work.height * work.width * work.in_channels
     return Work(
         products=outputs * work.groups * work.group_size * taps,
-        scaling=outputs,
+        scaling=0 if work.scheme.is_bfloat16 else outputs,
         # The step is found by two operations a value, without a sum across a vector.
         quantized=values * _IMAGE_QUANTIZATION * _busiest(work.batch * work.height, threads),
+        is_bfloat16=work.scheme.is_bfloat16,
         weights=((weights, share * (1 if choices.get("panels_first") else blocks)),),
         image_bytes=_image_bytes(work),
         image_reads=share * (1 + input_bytes / _image_bytes(work)),
@@ -278,12 +281,12 @@ def _winograd(work: WinogradWorkload, threads: int) -> Work:
     share = _busiest(vectors if is_shared else tasks, threads)
     tiles, taps = share * work.batch * rows * columns, math.prod(scheme.products)
     inputs, outputs = work.groups * work.group_size, work.packed_channels
-    weights = math.prod(work.packed_shape) * _bytes(work.dot.weight_dtype)
+    weights = math.prod(work.packed_shape) * _bytes(work.dot.stored_weight)
     weights += _FLOAT * math.prod(work.step_shape) * (2 if work.dot.zero_point else 1)
     overlap = math.prod(scheme.input_tile) / math.prod(scheme.output_tile)
     input_bytes = _FLOAT * work.batch * work.height * work.width * work.in_channels
     again = 1 + (overlap - 1) * input_bytes / _image_bytes(work)
-    v_bytes = _bytes(work.dot.activation_dtype) * inputs
+    v_bytes = _bytes(work.dot.stored_activation) * inputs
     return Work(
         products=tiles * taps * inputs * outputs,
         scaling=3 * tiles * taps * work.groups * outputs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .arithmetic import Quantized, dequantize, fma32, quantize
+from .bfloat16_reference import Bfloat16Stages
 from .direct_reference import DirectStages, direct_reference
 from .image_reference import ImageStages
 from .metrics import psnr_db, sqnr_db
@@ -18,6 +19,7 @@ from .scheme import Scheme
 from .weights import QuantizedWeights, quantize_weights
 
 __all__ = [
+    "Bfloat16Stages",
     "DirectStages",
     "FullStages",
     "HadamardStages",

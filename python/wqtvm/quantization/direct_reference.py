@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputMismatchError
 from .arithmetic import F32, I8, I32, LARGEST, fma32, quantize, split_groups
+from .bfloat16_reference import Bfloat16Stages, bfloat16_reference
 from .image_reference import ImageStages, image_reference
 from .scheme import Scheme
 from .weights import QuantizedWeights
@@ -43,12 +44,12 @@ def direct_reference(
     padding: int,
     keep_accumulators: bool = False,
     stride: int = 1,
-) -> DirectStages | ImageStages:
+) -> DirectStages | ImageStages | Bfloat16Stages:
     """Every stage of the convolution.
 
-    With a step an image see ``image_reference``. Else a group's taps are added row by row, then its
-    sum to those of the groups before it. A weight's step that all taps share is applied to the sum
-    over them.
+    With a step an image see ``image_reference``, in bfloat16 ``bfloat16_reference``. Else a group's
+    taps are added row by row, then its sum to those of the groups before it. A weight's step that
+    all taps share is applied to the sum over them.
 
     Parameters
     ----------
@@ -78,6 +79,8 @@ def direct_reference(
     padded = np.pad(x, [(0, 0), edge, edge, (0, 0)])
     if scheme.activation_steps == "image":
         return image_reference(padded, weights, stride, edges)
+    if scheme.is_bfloat16:
+        return bfloat16_reference(padded, weights.u[..., 0, :], stride, edges)  # type: ignore[arg-type]
     groups = split_groups(padded, scheme.channels_per_group(x.shape[3]))
     size = groups.shape[-1]
     # A matrix product of floats is exact as long as the sums are, and far faster than integers.

@@ -61,7 +61,7 @@ class LayerPlan:
     points : interpolation points as text, of the rows if the columns have others; None unless
         "winograd".
     precision, group_size, scales, steps, weight_steps : as in WinogradConfig; None if the algorithm
-        is "float".
+        is "float". In "bfloat16" nothing has a step: group_size is 0, weight_steps "filter".
     reason, detail : the code, and what there is to say about this layer.
     s_b, s_g : the scales themselves, where their name is none of a formula: a plan can be carried
         out without the file that they were read from. Else None.
@@ -189,11 +189,18 @@ class LayerPlan:
     def label(self) -> str:
         """What tables call the algorithm: "F(4,3)", "F(6,3) +-i", "direct", "direct image"."""
         label = algorithm_label(self.algorithm, self.tile, self.weight_shape[2])
+        if self.precision == "bfloat16":
+            return f"{label} bfloat16"
         if self.activation_steps == "image":
             return f"{label} image"
         return (
             f"{label} +-i" if self.algorithm == "winograd" and "i" in (self.points or ()) else label
         )
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether its products are of integers: neither float nor bfloat16."""
+        return self.algorithm != "float" and self.precision != "bfloat16"
 
     @property
     def kernel_text(self) -> str:
@@ -271,8 +278,17 @@ class LayerPlan:
             self._refuse("stride", f"(1, 1) for algorithm {self.algorithm!r}, or 'direct'")
         if self.stride[0] != self.stride[1]:
             self._refuse("stride", "two equal numbers, or algorithm 'float'")
-        if self.stride != (1, 1) and self.precision != "hadamard":
+        if self.stride != (1, 1) and self.precision == "full":
             self._refuse("precision", "'hadamard' where the stride is not (1, 1)")
+        if self.precision == "bfloat16":
+            if self.algorithm != "direct":
+                self._refuse("precision", f"'hadamard' for algorithm {self.algorithm!r}")
+            if self.group_size != 0:
+                self._refuse("group_size", "0 where the precision is 'bfloat16'")
+            if self.weight_steps != "filter":
+                self._refuse("weight_steps", "'filter' where the precision is 'bfloat16'")
+            if self.activation_steps != "pixel":
+                self._refuse("activation_steps", "'pixel' where the precision is 'bfloat16'")
 
     def _check_image(self) -> None:
         self._one_of("activation_steps", ACTIVATION_STEPS)

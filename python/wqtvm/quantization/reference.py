@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..errors import InputMismatchError
 from ..fastconv import evaluate_row
 from .arithmetic import F32, I8, I32, LARGEST, NumpyRowOps, fma32, quantize, split_groups
+from .bfloat16_reference import Bfloat16Stages
 from .direct_reference import DirectStages, direct_reference
 from .image_reference import ImageStages
 from .scheme import SHARED_AXES, Axis, Scheme
@@ -98,7 +99,7 @@ def convolution_reference(
     scheme: Scheme,
     padding: int,
     keep_accumulators: bool = False,
-) -> DirectStages | ImageStages | HadamardStages | FullStages:
+) -> DirectStages | ImageStages | Bfloat16Stages | HadamardStages | FullStages:
     """Every stage of the convolution, by the operator that computes the scheme.
 
     Parameters

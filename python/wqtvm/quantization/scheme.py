@@ -19,7 +19,7 @@ from ..fastconv import (
 )
 from .arithmetic import round_up
 
-PRECISIONS = ("hadamard", "full")
+PRECISIONS = ("hadamard", "full", "bfloat16")
 # Axes of a tensor (p, row, column, group, channel) along which its values share a step in precision
 # "full": where the next pass sums over rows, and where it sums over columns.
 SHARED_AXES = {
@@ -31,7 +31,8 @@ STEPS = tuple(SHARED_AXES)
 WEIGHT_STEPS = ("tap", "filter")
 ACTIVATION_STEPS = ("pixel", "image")
 WHOLE_MULTIPLE = 32  # a group of all channels is padded to a multiple of this
-_LARGEST_INTEGER = {"hadamard": 2**24, "full": 127}  # exact in float32, exact in int8
+# Exact in float32, in int8, and of no use.
+_LARGEST_INTEGER = {"hadamard": 2**24, "full": 127, "bfloat16": 2**24}
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,16 @@ class Scheme:
                 f"weight_steps {self.weight_steps!r}; give a direct convolution, group_size 0 and "
                 "weight_steps 'filter', or activation_steps 'pixel'"
             )
+        if self.is_bfloat16 and (
+            not self.is_direct
+            or (self.group_size, self.weight_steps, self.activation_steps) != (0, "filter", "pixel")
+        ):
+            raise ConfigError(
+                f"precision is 'bfloat16' with {self.name}, group_size {self.group_size}, "
+                f"weight_steps {self.weight_steps!r} and activation_steps "
+                f"{self.activation_steps!r}; nothing has a step: give a direct convolution, 0, "
+                "'filter' and 'pixel'"
+            )
         if self.column_algorithm is None and self.column_scales is None:
             return
         if self.column_algorithm is None or self.column_scales is None:
@@ -179,9 +190,7 @@ class Scheme:
 
     def _axis(self, algorithm: BilinearAlgorithm, scales: ScaleSet) -> Axis:
         """An axis with the scales that are used: standard ones in precision "hadamard"."""
-        return Axis(
-            algorithm, standard_scales(algorithm) if self.precision == "hadamard" else scales
-        )
+        return Axis(algorithm, standard_scales(algorithm) if self.precision != "full" else scales)
 
     @property
     def name(self) -> str:
@@ -191,10 +200,15 @@ class Scheme:
 
     @cached_property
     def is_direct(self) -> bool:
-        """Whether the only stage in int8 is the convolution itself, without a transform."""
+        """Whether all that is rounded is the convolution's operands, without a transform."""
         axes = (self.row_axis, self.column_axis)
         identity = all(axis.algorithm == direct(axis.algorithm.r) for axis in axes)
-        return identity and self.precision == "hadamard"
+        return identity and self.precision != "full"
+
+    @property
+    def is_bfloat16(self) -> bool:
+        """Whether operands are rounded to bfloat16 instead of int8."""
+        return self.precision == "bfloat16"
 
     @property
     def kernel(self) -> int:

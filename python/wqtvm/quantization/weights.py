@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import NonFiniteError, NotEligibleError
-from .arithmetic import F32, I8, quantize, split_groups
+from .arithmetic import F32, quantize, split_groups
+from .bfloat16_reference import bfloat16_bits
 from .rounding import output_energy, round_weights
 from .scheme import Scheme
 
@@ -19,13 +21,14 @@ class QuantizedWeights:
 
     Attributes
     ----------
-    u : int8 (e, v, output channel, group, channel of the group), taps in rows e and columns v.
+    u : int8 (e, v, output channel, group, channel of the group), taps in rows e and columns v; in
+        precision "bfloat16" its bits, uint16.
     step : float32 (e, v, output channel, group), as kernels use it: in precision "hadamard" it
         contains the row scales of both passes of the input transform.
     channels : input channels without padding.
     """
 
-    u: I8
+    u: NDArray[np.integer[Any]]
     step: F32
     channels: int
 
@@ -49,6 +52,11 @@ def quantize_weights(
             f"(output channels, input channels, {taps}, {taps})"
         )
     _check_finite(weight, layer)
+    if scheme.is_bfloat16:
+        bits = bfloat16_bits(weight.transpose(2, 3, 0, 1))
+        return QuantizedWeights(
+            bits[..., None, :], np.ones((*bits.shape[:3], 1), np.float32), weight.shape[1]
+        )
     axes = (scheme.row_axis, scheme.column_axis)
     transformed = transform_weights(weight, *(axis.weight_matrix for axis in axes))
     groups = split_groups(transformed, scheme.channels_per_group(weight.shape[1]))

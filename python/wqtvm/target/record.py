@@ -15,6 +15,7 @@ Architecture = Literal["x86_64", "aarch64", "cuda"]
 
 ARCHITECTURES: tuple[Architecture, ...] = ("x86_64", "aarch64", "cuda")
 PREFIX = "wq/"
+_STORED = {"bfloat16": "uint16"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class DotProduct:
     ----------
     lanes : int32 accumulators of one instruction.
     reduce : products that are summed into one accumulator; the channels packed side by side.
-    activation_dtype, weight_dtype : types of the two operands as the instruction reads them.
+    activation_dtype, weight_dtype : types of the two operands as the instruction reads them; those
+        of "bfloat16" are summed in float32.
     zero_point : what is added to a signed int8 activation to fit ``activation_dtype``; its
         contribution, ``zero_point * sum(weights)``, is taken off again for each group.
     """
@@ -38,6 +40,16 @@ class DotProduct:
     activation_dtype: str
     weight_dtype: str
     zero_point: int
+
+    @property
+    def stored_activation(self) -> str:
+        """What memory holds of activations: of bfloat16 its bits, uint16."""
+        return _STORED.get(self.activation_dtype, self.activation_dtype)
+
+    @property
+    def stored_weight(self) -> str:
+        """What memory holds of weights."""
+        return _STORED.get(self.weight_dtype, self.weight_dtype)
 
     def __post_init__(self) -> None:
         if self.lanes < 1 or self.reduce < 1:
@@ -64,6 +76,7 @@ class TargetRecord:
     features : CPU flags, as Linux names them in /proc/cpuinfo, that the code may use.
     vector_lanes : float32 values of one vector register (on CUDA of one 128-bit access).
     dot : the dot-product instruction.
+    bfloat16 : that of bfloat16, or None where it takes as long as float32.
     schedule : module of ``wqtvm.schedules`` that has the target's schedules.
     machine : peaks of one that is typical of the target, for predicted times.
     """
@@ -79,6 +92,7 @@ class TargetRecord:
     dot: DotProduct
     schedule: str
     machine: Machine
+    bfloat16: DotProduct | None = None
 
     def __post_init__(self) -> None:
         if not self.name.startswith(PREFIX):

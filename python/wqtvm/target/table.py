@@ -96,13 +96,14 @@ TABLE: tuple[TargetRecord, ...] = (
         architecture="x86_64",
         mtriple="x86_64-linux-gnu",
         mcpu="x86-64-v4",
-        mattr=("+avx512vnni", "+amx-tile", "+amx-int8", "-prefer-256-bit"),
-        features=(*_X86_V3, *_X86_V4, "avx512_vnni", "amx_tile", "amx_int8"),
+        mattr=("+avx512vnni", "+amx-tile", "+amx-int8", "+amx-bf16", "-prefer-256-bit"),
+        features=(*_X86_V3, *_X86_V4, "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16"),
         vector_lanes=16,
         # vpdpbusd, and tdpbusd where there is enough to do: both read the same packing.
         dot=DotProduct(16, 4, "uint8", "int8", zero_point=128),
         schedule="x86_amx",
         machine=_XEON_AMX,
+        bfloat16=DotProduct(16, 2, "bfloat16", "bfloat16", zero_point=0),  # tdpbf16ps
     ),
     TargetRecord(
         name="wq/x86-vnni",

@@ -108,7 +108,7 @@ class _Lowering(PyExprMutator):
     ) -> relax.Expr:
         scheme = layer.scheme()
         quantized = quantize_weights(weight.transpose(3, 2, 0, 1), scheme, layer.name)
-        undivided = workload_of(layer, self.record.dot)
+        undivided = workload_of(layer, self.record)
         work = self.records.divided(undivided, self.record, self.threads)
         if work not in self.functions:
             size = f"{work.in_channels}x{work.out_channels}_{work.height}x{work.width}"

@@ -26,6 +26,7 @@ from tvm.s_tir.stmt import SBlock
 from ..frontend.names import bindings, operator_name
 from ..schedules.cpu_generic.contraction_stages import ACCUMULATE, PARTIAL
 from ..schedules.cpu_generic.rewrite import uses_variable
+from ..topi.arithmetic import bfloat16_bits, bfloat16_value, like
 from .uses import count_uses
 
 _WIDE = "float32"
@@ -190,7 +191,7 @@ def _narrow_of(value: Any, dtype: str) -> Any:
     """The load of this dtype that a value is widened from and nothing else; else None."""
     loads: list[Any] = []
     tvm_ffi.structural_walk(value, (TensorLoad, loads.append))
-    if not loads or str(loads[0].ty.dtype) != _like(loads[0], dtype):
+    if not loads or str(loads[0].ty.dtype) != like(loads[0], dtype):
         return None
     is_widened = tvm_ffi.structural_equal(value, CONVERSIONS[dtype].widen(loads[0]))
     return loads[0] if is_widened else None
@@ -216,35 +217,18 @@ class Conversion:
 
 
 def _widened_bfloat16(load: Any) -> Any:
-    """Its bits above 16 zeros."""
-    bits = tirx.Cast(_like(load, "uint32"), tirx.reinterpret(_like(load, "uint16"), load))
-    return tirx.reinterpret(_like(load, _WIDE), bits << _splat(load, 16))
+    return bfloat16_value(tirx.reinterpret(like(load, "uint16"), load))
 
 
 def _rounded_bfloat16(value: Any) -> Any:
-    """Written out, since TVM's own conversion evaluates the value twice; a quiet NaN stays one."""
-    bits = tirx.Var("bits", _like(value, "uint32"))
-    is_odd = (bits >> _splat(value, 16)) & _splat(value, 1)
-    upper = (bits + _splat(value, 0x7FFF) + is_odd) >> _splat(value, 16)
-    narrow = tirx.reinterpret(_like(value, "bfloat16"), tirx.Cast(_like(value, "uint16"), upper))
-    return tirx.Let(bits, tirx.reinterpret(_like(value, "uint32"), value), narrow)
-
-
-def _like(value: Any, dtype: str) -> str:
-    """A dtype in as many lanes as a value has."""
-    _, _, lanes = str(value.ty.dtype).partition("x")
-    return f"{dtype}x{lanes}" if lanes else dtype
-
-
-def _splat(value: Any, number: int) -> Any:
-    return tirx.const(number, _like(value, "uint32"))
+    return tirx.reinterpret(like(value, "bfloat16"), bfloat16_bits(value))
 
 
 CONVERSIONS = {
     "bfloat16": Conversion(_widened_bfloat16, _rounded_bfloat16),
     "float16": Conversion(
-        lambda load: tirx.Cast(_like(load, _WIDE), load),
-        lambda value: tirx.Cast(_like(value, "float16"), value),
+        lambda load: tirx.Cast(like(load, _WIDE), load),
+        lambda value: tirx.Cast(like(value, "float16"), value),
     ),
 }
 """By the dtype of images. Beyond 65504 float16 is infinite; bfloat16 has the range of float32."""

@@ -155,9 +155,12 @@ def _quantized(layer: LayerPlan, choice: _Choice, config: WinogradConfig) -> Lay
     learned = choice.learned
     is_image = (
         config.algorithm == "direct"
+        and config.precision != "bfloat16"
         and config.activation_steps == "image"
         and math.prod(layer.weight_shape[1:]) <= MOST_PRODUCTS
     )
+    # Where nothing has a step, or an image one, groups and taps have none of their own.
+    is_whole = is_image or config.precision == "bfloat16"
     scales = None if learned is None else learned.scales_for(choice.rows, layer.name)
     return replace(
         layer,
@@ -165,12 +168,14 @@ def _quantized(layer: LayerPlan, choice: _Choice, config: WinogradConfig) -> Lay
         tile=choice.tile,
         points=choice.rows.points or None,
         # Without a transform there are no stages besides the products.
-        precision="hadamard" if _beyond_fast(layer) else config.precision,
-        group_size=0 if is_image else config.group_size,
+        precision=(
+            "hadamard" if config.precision == "full" and _beyond_fast(layer) else config.precision
+        ),
+        group_size=0 if is_whole else config.group_size,
         scales=config.scales,
         steps=config.steps,
         # One tap's step is that of its filter, and is applied in fewer operations so.
-        weight_steps=("filter" if is_image or layer.weight_shape[2] == 1 else config.weight_steps),
+        weight_steps=("filter" if is_whole or layer.weight_shape[2] == 1 else config.weight_steps),
         activation_steps="image" if is_image else "pixel",
         s_b=scales.s_b if scales else None,
         s_g=scales.s_g if scales else None,

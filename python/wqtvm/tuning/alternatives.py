@@ -30,7 +30,7 @@ def with_alternatives(
         found.append(layer)
         if layer.algorithm == "float" and layer.reason is not Reason.BUDGET:
             continue
-        own = layer.algorithm != "float"
+        own = layer.is_int8
         config = WinogradConfig(
             algorithm="auto",
             precision=layer.precision if own else WinogradConfig.precision,  # type: ignore[arg-type]

@@ -110,4 +110,4 @@ def tuned_layers(plan: Plan, record: TargetRecord, records: str) -> str:
 
 def _works(layers: Iterable[LayerPlan], record: TargetRecord) -> list[Work]:
     """The workloads of the int8 layers."""
-    return [workload_of(layer, record.dot) for layer in layers if layer.algorithm != "float"]
+    return [workload_of(layer, record) for layer in layers if layer.is_int8]
