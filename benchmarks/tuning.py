@@ -3,11 +3,14 @@
     python -m benchmarks.tuning plan resnet18 demo unet --output plan.json
     wqtvm tune plan.json --minutes 30 --database tuning.jsonl
     python -m benchmarks.tuning curve tuning.jsonl --plot curve.png
+    python -m benchmarks.tuning curve tuning.jsonl --race plan.json
     wqtvm tune --export schedules/records/x86-vnni.jsonl --database tuning.jsonl
 
 A plan has each layer once, as often as it is in the network, by each of the algorithms named. The
 curve is the geometric mean, over the layers, of the default kernel's time over the best so far,
-against the trials of all layers.
+against the trials of all layers. The best of many noisy times flatters the later ones: --race says
+what sessions that ended at parts of the trials would have kept, by a race of their finalists with
+the default kernel.
 """
 
 from __future__ import annotations
@@ -15,20 +18,28 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from wqtvm import WinogradConfig
 from wqtvm.errors import WqtvmError
 from wqtvm.fastconv import bilinear_algorithm
 from wqtvm.quantization.plan import LayerPlan, Plan, Reason
-from wqtvm.schedules.tuned import read_lines
+from wqtvm.schedules.space import Point
+from wqtvm.schedules.tuned import point_from, read_lines
+from wqtvm.target import TargetRecord, lookup, usable_cpus
 from wqtvm.tuning.journal import TRIAL
+from wqtvm.tuning.measure import Bench
+from wqtvm.tuning.session import CANDIDATE_SECONDS, FINALISTS, LEAST_GAIN, RACE_ROUNDS
+from wqtvm.tuning.task import Task, tasks_of
 
 from .layers.peers.wqtvm_layers import CONFIGS
 
+PARTS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 # (input channels, output channels, height, width): how often.
 NETWORKS: dict[str, dict[tuple[int, int, int, int], int]] = {
     "resnet18": {
@@ -61,6 +72,8 @@ def main() -> int:
     add = commands.add_parser("curve", help="best so far against trials").add_argument
     add("database", type=Path)
     add("--plot", type=Path, metavar="FILE", help="a picture to write")
+    add("--race", type=Path, metavar="PLAN", help="the plan that was tuned; minutes")
+    add("--target", default="wq", help="that it was tuned for")
     options = parser.parse_args()
     try:
         if options.command == "plan":
@@ -69,6 +82,9 @@ def main() -> int:
             print(f"Wrote {options.output}: {len(plan.layers)} layers")
         else:
             show_curves(curves(options.database), options.plot)
+            if options.race is not None:
+                plan = Plan.from_json(options.race.read_text(encoding="utf-8"))
+                race(options.database, plan, lookup(options.target))
     except WqtvmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -128,6 +144,60 @@ def curves(database: Path) -> dict[str, list[float]]:
     return found
 
 
+def race(database: Path, plan: Plan, record: TargetRecord) -> None:
+    """Race the finalists that a session would have had at parts of its trials; print the gains.
+
+    Of a database with one session. Gains are means over layers, each as often as it is in the plan.
+    """
+    trials = [entry for entry in read_lines(database)[0] if entry["kind"] == TRIAL]
+    marks = {part: max(1, round(part * len(trials))) for part in PARTS}
+    counted = tasks_of(plan.layers, record, usable_cpus())
+    bench = Bench(usable_cpus(), CANDIDATE_SECONDS)
+    logs = dict.fromkeys(PARTS, 0.0)
+    try:
+        for task, count in counted:
+            finalists = {
+                part: fastest(trials[:mark], task, FINALISTS) for part, mark in marks.items()
+            }
+            gains = raced(bench, task, [point for each in finalists.values() for point in each])
+            for part, points in finalists.items():
+                best = max((gains[str(point)] for point in points), default=1.0)
+                logs[part] += count * math.log(best if best >= LEAST_GAIN else 1.0)
+            kept = " ".join(f"{max([1.0, *(gains[str(p)] for p in finalists[part])]):.3f}"
+                            for part in PARTS)  # fmt: skip
+            print(f"{task.name}: {kept}", flush=True)
+    finally:
+        bench.close()
+    layers = sum(count for _, count in counted)
+    for part, mark in marks.items():
+        share = logs[part] / logs[1] if logs[1] else 1.0
+        gain = math.exp(logs[part] / layers)
+        print(f"{mark:6d} trials: {gain:.3f} times the default, raced, {share:.0%} of the gain")
+
+
+def fastest(trials: Sequence[Mapping[str, Any]], task: Task, count: int) -> list[Point]:
+    """The fastest of a layer's trials, the default one left out."""
+    own = [entry for entry in trials if json.dumps(entry["key"]) == task.key and entry["ms"]]
+    points = [point_from(entry["point"]) for entry in sorted(own, key=lambda entry: entry["ms"])]
+    return [point for point in points if point != task.space.default][:count]
+
+
+def raced(bench: Bench, task: Task, points: Sequence[Point]) -> dict[str, float]:
+    """How many times as fast as the default kernel each point is: medians over rounds."""
+    unique = list({str(point): point for point in (task.space.default, *points)}.values())
+    paths = bench.build([(task, point) for point in unique])
+    built = [(p, path) for p, path in zip(unique, paths, strict=True) if isinstance(path, str)]
+    for point, path in built:
+        bench.measure(task, point, path)  # right, or an error
+    first, *others = bench.race(task, built, RACE_ROUNDS)
+    bench.remove(path for _, path in built)
+    found = {
+        str(point): statistics.median(d / ms for d, ms in zip(first, each, strict=True))
+        for (point, _), each in zip(built[1:], others, strict=True)
+    }
+    return {str(point): found.get(str(point), 1.0) for point in unique}
+
+
 def show_curves(found: Mapping[str, Sequence[float]], path: Path | None) -> None:
     """Print the curves at eighths to all of the trials, and draw them."""
     if not found:
@@ -135,7 +205,7 @@ def show_curves(found: Mapping[str, Sequence[float]], path: Path | None) -> None
     for session, gains in found.items():
         final = math.log(gains[-1])
         print(f"session {session}")
-        for part in (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1):
+        for part in PARTS:
             at = max(1, round(part * len(gains)))
             share = math.log(gains[at - 1]) / final if final else 1.0
             print(f"{at:6d} trials: {gains[at - 1]:.3f} times the default, {share:.0%} of the gain")

@@ -62,6 +62,7 @@ class CpuBlocking:
         tiles, so that all its tiles lie at one distance.
     panel_blocks : accumulator blocks whose channels are a panel.
     by_panels : whether threads share a block's tiles, and then its panels, block after block.
+    few_tiles : an accumulator block of no more tiles has as many vectors as may be chosen.
     fetch_weights, fetch_tiles : whether the next tap's U and the next tile's M are fetched ahead.
     """
 
@@ -76,6 +77,7 @@ class CpuBlocking:
     tiles: TileInstructions | None = None
     panel_blocks: int = 1
     by_panels: bool = False
+    few_tiles: int = 0
     fetch_weights: bool = True
     fetch_tiles: bool = True
 
@@ -112,12 +114,8 @@ class CpuBlocking:
     ) -> WinogradWorkload:
         """The workload in the blocks of a point of its space, of the default one if None."""
         if point is None:
-            block, panel_blocks = self.tile_block(work, threads)
-            if not panel_blocks:
-                return replace(work, block=block)
-            return replace(
-                work, block=block, choices=(("by_panels", 1), ("panel_blocks", panel_blocks))
-            )
+            block, choices = self._default(work, threads)
+            return replace(work, block=block, choices=tuple(choices.items()))
         fields: dict[str, Any] = dict(point)
         return replace(work, block=fields.pop("block"), choices=_choices(fields))
 
@@ -127,17 +125,18 @@ class CpuBlocking:
         ``registers`` are the tiles and vectors that an accumulator block has, not the most.
         """
         precision, channels = work.scheme.precision, work.packed_channels
-        block, panel_blocks = self.tile_block(work, threads)
+        block, choices = self._default(work, threads)
         blocks = product(divisions(work.tile_rows), divisions(work.tile_columns))
-        vectors = self.vectors(self.panel(precision, channels, work.out_group_size))
+        own = self.chosen(choices)
+        vectors = own.vectors(own.panel(precision, channels, work.out_group_size))
         written, is_hadamard = self.instructions is not None, precision == "hadamard"
         default: Point = {
             "block": block,
-            "registers": (math.prod(self.rows(block)), vectors),
-            "panel_blocks": max(1, panel_blocks),
-            "by_panels": int(panel_blocks > 0),
-            "fetch_weights": 1,
-            "fetch_tiles": 1,
+            "registers": (math.prod(own.rows(block)), vectors),
+            "panel_blocks": own.panel_blocks,
+            "by_panels": int(own.by_panels),
+            "fetch_weights": int(own.fetch_weights),
+            "fetch_tiles": int(own.fetch_tiles),
         }
         registers = product((8, 16, 32), (1, 2)) if self.tiles else _REGISTERS[self.lanes]
         knobs: dict[str, tuple[Value, ...]] = {
@@ -163,6 +162,32 @@ class CpuBlocking:
             )
 
         return Space(knobs, default, lambda point: point == default or is_valid(point))
+
+    def _default(
+        self, work: WinogradWorkload, threads: int
+    ) -> tuple[tuple[int, int], dict[str, int]]:
+        """The block by default, and what else is chosen then, by the names of fields.
+
+        Few tiles leave room for vectors of more channels: chains of products that hide each other's
+        latency, and long runs of U, which the hardware foresees better than fetches do.
+        """
+        block, panel_blocks = self.tile_block(work, threads)
+        choices = {"by_panels": 1, "panel_blocks": panel_blocks} if panel_blocks else {}
+        tiles, available = math.prod(self.rows(block)), work.packed_channels // self.dot_lanes
+        wide = [v for t, v in _REGISTERS[self.lanes] if t == tiles and available % v == 0]
+        vectors = max([0, *wide])
+        is_wider = vectors > self.vectors(work.packed_channels)
+        if tiles > self.few_tiles or not is_wider or work.scheme.precision != "hadamard":
+            return block, choices
+        panels = available // vectors
+        together = [
+            n for n in (1, 2, 4)
+            if panels % n == 0 and (not panel_blocks or panels // n % threads == 0)
+        ]  # fmt: skip
+        return block, choices | {
+            "register_tiles": tiles, "register_vectors": vectors, "fetch_weights": 0,
+            "panel_blocks": max([1, *together]),
+        }  # fmt: skip
 
     def _bytes_a_tile(self, work: WinogradWorkload, panel: int) -> int:
         """What V and M of a tile take, of a panel's output channels."""

@@ -47,6 +47,7 @@ _WINOGRAD = replace(
     register_tiles=32,
     register_vectors=2,
     l2_bytes=1024 * 1024,
+    few_tiles=0,
     tiles=_TILES,
 )
 

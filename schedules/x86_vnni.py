@@ -22,6 +22,9 @@ _WINOGRAD = CpuBlocking(
     intrinsic=None,
     l2_bytes=600 * 1024,
     instructions=_INSTRUCTIONS,
+    # Of 4 tiles, 4 x 5 accumulators at most, with 5 vectors of U and a broadcast of V: 26
+    # registers; 1.03 to 1.39 times as fast on maps of 8x8 as 4 x 2.
+    few_tiles=4,
 )
 
 # 7 x 2 accumulators at most, and as many sums of taps: with two vectors of U, a broadcast of V and

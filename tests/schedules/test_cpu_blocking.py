@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,6 +123,8 @@ def test_no_thread_is_without_a_task(
     tasks = math.ceil(work.tile_rows / rows) * math.ceil(work.tile_columns / columns) * work.batch
     blocking, choices = blocking_of(record), dict(divided.choices)
     if choices.get("by_panels", 0):
+        vectors = choices.pop("register_vectors", blocking.register_vectors)
+        blocking = replace(blocking, register_vectors=vectors)
         panels = work.packed_channels // panel_of(blocking, work) // choices["panel_blocks"]
         longest = math.ceil(math.ceil(panels / threads) / panels * tasks * rows * columns)
     else:
@@ -137,11 +140,28 @@ def test_blocks_are_shared_where_weights_are_far(
 ) -> None:
     work = data.draw(workloads(record))
     choices = dict(kernels_of(record).divided(work, threads).choices)
-    if choices:
-        assert choices.keys() == {"by_panels", "panel_blocks"}
+    if choices.get("by_panels", 0):
         assert math.prod(work.packed_shape) > blocking_of(record).l2_bytes
     if choices.get("panel_blocks", 1) > 1:
         assert work.scheme.precision == "hadamard"
+
+
+@each_cpu
+@given(data=st.data(), threads=st.integers(1, 64))
+def test_few_tiles_have_more_vectors_and_no_fetches(
+    record: TargetRecord, data: st.DataObject, threads: int
+) -> None:
+    work = data.draw(workloads(record))
+    divided = kernels_of(record).divided(work, threads)
+    choices, blocking = dict(divided.choices), blocking_of(record)
+    if "register_vectors" not in choices:
+        return
+    assert math.prod(divided.block) >= choices["register_tiles"] <= 4
+    assert choices["register_vectors"] > blocking.vectors(work.packed_channels)
+    assert choices["fetch_weights"] == 0
+    accumulators = choices["register_tiles"] * choices["register_vectors"]
+    # With U of as many vectors and a broadcast of V, or its spilled neighbours, in the registers.
+    assert accumulators <= {16: 24, 8: 12, 4: 24}[blocking.lanes]
 
 
 def test_wide_layers_read_weights_less_often() -> None:

@@ -28,6 +28,7 @@ from typing import Any
 from ..errors import ConfigError, MissingDependencyError, TuningError
 from ..quantization.plan import LayerPlan, Plan
 from ..schedules.space import Point
+from ..schedules.tuned import SHIPPED, records_of, winners_of
 from ..target import TargetRecord, lookup, usable_cpus
 from ..versions import versions
 from .journal import Journal, Trial
@@ -35,9 +36,10 @@ from .task import Task, tasks_of
 from .workers import Measured, Remote, now
 
 _A_ROUND = 8  # candidates of a layer that are built and run before the ranking learns
-_FINALISTS = 6  # that take turns with the default kernel
-_RACE_ROUNDS = 21
-_LEAST_GAIN = 1.01
+_SIMILAR = 3  # winners of similar layers that are run first
+FINALISTS = 6  # that take turns with the default kernel
+RACE_ROUNDS = 21
+LEAST_GAIN = 1.01
 _NEEDED = ("cloudpickle", "psutil", "xgboost")
 CANDIDATE_SECONDS = 60.0
 
@@ -114,6 +116,7 @@ def tune(
     seed: int = 0,
     remote: Remote | None = None,
     candidate_seconds: float = CANDIDATE_SECONDS,
+    records: str = SHIPPED,
     watch: Watch | None = None,
 ) -> Outcome:
     """Search for the fastest kernels of a network's int8 layers, and keep them as records.
@@ -130,6 +133,8 @@ def tune(
     seed : of the search. What it finds also depends on the times that are measured.
     remote : a device that TVM's RPC reaches.
     candidate_seconds : after which a candidate that runs is ended.
+    records : whose winners of similar layers are run first, as in WinogradConfig; those of the
+        database are in any case.
     watch : called as watch(standings, trials done, seconds).
 
     Raises
@@ -168,6 +173,7 @@ def tune(
         seed,
         remote,
         candidate_seconds,
+        records,
         watch or (lambda *_: None),
     )
     return session.run()
@@ -183,6 +189,7 @@ class _Session:
         seed: int,
         remote: Remote | None,
         candidate_seconds: float,
+        records: str,
         watch: Watch,
     ) -> None:
         from .measure import Bench
@@ -190,6 +197,9 @@ class _Session:
         self.standings, self.journal, self.seed, self.watch = standings, journal, seed, watch
         self.by_key = {each.task.key: each for each in standings}
         self.limit = trials
+        self.winners = {w.key: w for w in records_of(standings[0].task.record, records)}
+        if self.journal.path.exists():
+            self.winners |= {w.key: w for w in winners_of(self.journal.path)}
         self.started = time.monotonic()
         self.deadline = math.inf if minutes is None else self.started + 60 * minutes
         self.done = 0
@@ -204,6 +214,7 @@ class _Session:
                 self._introduce()
                 for standing in self.standings:
                     self._measure_default(standing)
+                self._try_similar()
                 if not self._is_over():
                     self._search()
                 for standing in self.standings:
@@ -273,6 +284,32 @@ class _Session:
             standing.failed += 1
         elif trial.ms < standing.best_ms:
             standing.best_ms = trial.ms
+
+    def _try_similar(self) -> None:
+        """Run what won on similar layers: the nearest of each layer, then the next ones."""
+        from .similar import similar_points
+
+        points = [
+            [point for point in similar_points(each.task, self.winners.values(), _SIMILAR)
+             if not self._is_known(each.task, point)]
+            for each in self.standings
+        ]  # fmt: skip
+        wanted = [
+            (standing.task, each[turn])
+            for turn in range(_SIMILAR)
+            for standing, each in zip(self.standings, points, strict=True)
+            if turn < len(each)
+        ]
+        at_once = usable_cpus()
+        for first in range(0, len(wanted), at_once):
+            if self._is_over():
+                return
+            some = wanted[first : first + at_once]
+            for (task, point), path in zip(some, self.bench.build(some), strict=True):
+                if isinstance(path, Exception):
+                    self._add(task, point, None, f"{type(path).__name__}: {path}")
+                elif not self._is_over():
+                    self._run(task, point, path)
 
     def _search(self) -> None:
         from tvm.s_tir import meta_schedule as ms
@@ -348,7 +385,7 @@ class _Session:
         known = [t for t in self.journal.trials(task.key) if t.ms is not None]
         points = [t.point for t in sorted(known, key=lambda t: t.ms or math.inf)]
         points = [p for p in points if p != task.space.default and task.space.contains(p)]
-        wanted = points[:_FINALISTS]
+        wanted = points[:FINALISTS]
         paths = self.bench.build([(task, point) for point in wanted])
         finalists = [(p, path) for p, path in zip(wanted, paths, strict=True)
                      if isinstance(path, str)]  # fmt: skip
@@ -360,21 +397,21 @@ class _Session:
                 right.append((point, path))
             except ArithmeticError:
                 standing.failed += 1
-        runs = self.bench.race(task, right, _RACE_ROUNDS)
+        runs = self.bench.race(task, right, RACE_ROUNDS)
         self.bench.remove(path for _, path in finalists)
         # Rounds are compared with themselves: what disturbs a round disturbs all of it.
         gains = [
             statistics.median(d / ms for d, ms in zip(runs[0], each, strict=True)) for each in runs
         ]
         best = max(range(len(gains)), key=lambda i: gains[i])
-        if gains[best] < _LEAST_GAIN:
+        if gains[best] < LEAST_GAIN:
             best = 0
         standing.winner, standing.gain = right[best][0], gains[best]
         standing.default_ms = statistics.median(runs[0])
         standing.best_ms = standing.default_ms / gains[best]
         self.journal.add_winner(
             task.key, right[best][0], standing.best_ms, standing.default_ms,
-            rounds=_RACE_ROUNDS, trials=standing.trials, session=self.name, when=now(),
+            rounds=RACE_ROUNDS, trials=standing.trials, session=self.name, when=now(),
         )  # fmt: skip
         self.watch(self.standings, self.done, self._seconds())
 
