@@ -58,6 +58,10 @@ On a device, by TVM's RPC:
     "--candidate-seconds", default=_CANDIDATE_SECONDS, show_default=True, type=float,
     help="End a candidate that runs longer.",
 )  # fmt: skip
+@click.option(
+    "--records", metavar="FILE", default="shipped", show_default=True,
+    help="What won on similar layers is run first: of a database, of those shipped, or none.",
+)  # fmt: skip
 @click.option("--tracker", metavar="HOST:PORT", help="TVM's RPC tracker, to run candidates there.")
 @click.option("--device", metavar="KEY", help="The key of its servers.")
 @click.option("--list", "listed", is_flag=True, help="Print the winners of the database.")
@@ -80,6 +84,7 @@ def tune_command(
     layers: tuple[str, ...],
     alternatives: int,
     candidate_seconds: float,
+    records: str,
     tracker: str | None,
     device: str | None,
     listed: bool,
@@ -142,6 +147,7 @@ def tune_command(
             seed=seed,
             remote=remote,
             candidate_seconds=candidate_seconds,
+            records=records,
             watch=watch,
         )
     console.console().print(standings_table(outcome.standings))
