@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .cpu import CpuKernels
 from .direct_cpu import DirectBlocking
-from .winograd_cpu import CpuBlocking
+from .winograd_blocking import CpuBlocking
 
 # Thirty-two 128-bit registers: 4 x 2 accumulators and room for the widened products of bytes. L2 is
 # 128 KiB a core on the smallest boards; U streams through it as well.

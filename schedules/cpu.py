@@ -14,7 +14,8 @@ from .direct_cpu import DirectBlocking, schedule_direct
 from .direct_image_cpu import ImageBlocking, schedule_direct_image
 from .operators import DIRECT, DIRECT_BFLOAT16, DIRECT_IMAGE, operator_of
 from .space import Point, Space
-from .winograd_cpu import CpuBlocking, schedule_winograd
+from .winograd_blocking import CpuBlocking
+from .winograd_cpu import schedule_winograd
 
 
 @dataclass(frozen=True)

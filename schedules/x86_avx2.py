@@ -7,7 +7,7 @@ from tvm.script import tirx as T
 
 from .cpu import CpuKernels
 from .direct_cpu import DirectBlocking
-from .winograd_cpu import CpuBlocking
+from .winograd_blocking import CpuBlocking
 
 _DOT = "wq_dot_8x2_s16s16s32_avx2"
 

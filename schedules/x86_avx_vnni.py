@@ -5,7 +5,7 @@ from __future__ import annotations
 from .cpu import CpuKernels
 from .direct_cpu import DirectBlocking
 from .vnni import dot_intrinsic, instructions_256
-from .winograd_cpu import CpuBlocking
+from .winograd_blocking import CpuBlocking
 
 _LANES = 8
 _INSTRUCTIONS = instructions_256()

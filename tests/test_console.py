@@ -26,3 +26,6 @@ def test_a_plan_names_its_algorithms() -> None:
     result = plan_table(Plan(layers))
     (column,) = (column for column in result.columns if column.header == "algorithm")
     assert list(column.cells) == ["F(2,3)", "SFC-4(4,3)", "direct"]
+    assert result.caption is None
+    narrow = plan_table(Plan(layers, images="float16"))
+    assert narrow.caption == "images between layers: float16"

@@ -166,6 +166,15 @@ def test_bfloat16_is_between_int8_and_float32_on_amx() -> None:
     assert times[2] > 5 * times[1]
 
 
+def test_images_in_16_bits_take_less_of_the_bytes_alone() -> None:
+    for planned in (layer(64, 200, "winograd", 4), layer(64, 200)):
+        wide, narrow = (predict(planned, VNNI, 1, images=dtype) for dtype in ("float32", "float16"))
+        assert narrow.traffic < wide.traffic
+        assert replace(narrow, traffic=wide.traffic) == wide
+    is_float = layer(64, 200, "float")
+    assert predict(is_float, VNNI, 1) == predict(is_float, VNNI, 1, images="float16")
+
+
 def test_the_same_each_time() -> None:
     planned = layer(33, 11, "winograd", 4)
     assert predict(planned, VNNI, 2) == predict(planned, VNNI, 2)

@@ -16,7 +16,7 @@ from wqtvm.quantization import Scheme
 from wqtvm.quantization.scheme import STEPS
 from wqtvm.schedules.direct_tile_kernel import pixels_of_a_register
 from wqtvm.schedules.kernels import kernels_of
-from wqtvm.schedules.winograd_cpu import CpuBlocking
+from wqtvm.schedules.winograd_blocking import CpuBlocking
 from wqtvm.target import TABLE, TargetRecord
 from wqtvm.topi.direct_workload import DirectWorkload
 from wqtvm.topi.workload import WinogradWorkload

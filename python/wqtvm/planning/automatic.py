@@ -334,7 +334,10 @@ def _clocks(
         winner = records.winner(workload_of(layer, record), record, threads)
         return None if winner is None else winner.ms
 
-    return lambda layer: predict(layer, record, threads, machine).ms, measured_ms
+    def predicted_ms(layer: LayerPlan) -> float:
+        return predict(layer, record, threads, machine, config.images).ms
+
+    return predicted_ms, measured_ms
 
 
 def _measure(

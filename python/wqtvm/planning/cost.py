@@ -20,7 +20,7 @@ the same time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -159,7 +159,11 @@ class Work:
 
 
 def predict(
-    layer: LayerPlan, record: TargetRecord, threads: int, machine: Machine | None = None
+    layer: LayerPlan,
+    record: TargetRecord,
+    threads: int,
+    machine: Machine | None = None,
+    images: str = "float32",
 ) -> Prediction:
     """Predict the time of one layer as it is planned.
 
@@ -169,9 +173,14 @@ def predict(
     record : of the target, whose schedule divides the layer.
     threads : among which its tasks are divided, unless the machine has cores of its own.
     machine : its peaks; the target's own if None.
+    images : the dtype of images between layers, of which float convolutions read float32 in any
+        case.
     """
     machine = machine or record.machine
-    return work_of(layer, record, machine.cores or threads).time(machine)
+    work = work_of(layer, record, machine.cores or threads)
+    if images != "float32" and not work.is_float:
+        work = replace(work, image_bytes=work.image_bytes / 2)
+    return work.time(machine)
 
 
 def work_of(
