@@ -49,6 +49,8 @@ def lower_convolutions(
     NotEligibleError
         If the plan asks for something that a convolution, as it stands in the module, does not
         allow.
+    ConfigError
+        If the target has no products of a layer's precision.
     NonFiniteError
         If a weight is NaN or infinite.
     """
@@ -64,6 +66,8 @@ def lower_convolutions(
             f"layer {min(missing)}: planned as {planned[min(missing)].algorithm}, but the network "
             "has no such convolution; make the plan from this network"
         )
+    for layer in planned.values():
+        workload_of(layer, record)  # refuses what the target cannot do, before anything is built
     lowering = _Lowering(
         module, calls, record, threads, progress or (lambda *_: None), records or Records()
     )
