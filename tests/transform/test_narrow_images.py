@@ -316,6 +316,39 @@ def test_a_conversion_to_the_dtype_of_images_vanishes() -> None:
     torch.testing.assert_close(narrow(x), wide(x), rtol=0, atol=0)
 
 
+def test_a_result_that_is_narrow_already_is_given() -> None:
+    """The last function, which rounded to float16, now copies what another one gives."""
+
+    @I.ir_module
+    class Module:
+        @T.prim_func(private=True, s_tir=True)
+        def double(x: T.Buffer((SIZE,), "float32"), y: T.Buffer((SIZE,), "float32")):
+            for i in range(SIZE):
+                with T.sblock("y"):
+                    v = T.axis.spatial(SIZE, i)
+                    y[v] = x[v] * T.float32(2)
+
+        @T.prim_func(private=True, s_tir=True)
+        def half(x: T.Buffer((SIZE,), "float32"), y: T.Buffer((SIZE,), "float16")):
+            for i in range(SIZE):
+                with T.sblock("y"):
+                    v = T.axis.spatial(SIZE, i)
+                    y[v] = T.Cast("float16", x[v])
+
+        @R.function
+        def main(x: R.Tensor((SIZE,), "float32")) -> R.Tensor((SIZE,), "float16"):
+            cls = Module
+            with R.dataflow():
+                a = R.call_tir(cls.double, (x,), out_ty=R.Tensor((SIZE,), "float32"))
+                b = R.call_tir(cls.half, (a,), out_ty=R.Tensor((SIZE,), "float16"))
+                R.output(b)
+            return b
+
+    after = narrow_images(Module, "float16")
+    relax.analysis.well_formed(after)  # or an error
+    assert stored(after) == {"a": "float16", "b": "float16"}
+
+
 def test_a_gpu_is_refused() -> None:
     config = wqtvm.WinogradConfig(images="float16")
     with pytest.raises(wqtvm.errors.ConfigError, match="images is 'float16', which is for CPUs"):

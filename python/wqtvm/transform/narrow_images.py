@@ -264,15 +264,16 @@ class _Narrow(PyExprMutator):
             result = relax.TensorType([int(size) for size in result.shape], self.dtype)
         function = self._function(callee, positions)
         given = [self.visit_expr(argument) for argument in arguments]
+        is_inner = isinstance(binding.var, relax.DataflowVar)
         # Such as one that widened what is narrow now.
         if (
-            len(given) == 1
+            is_inner
+            and len(given) == 1
             and tvm_ffi.structural_equal(given[0].ty, result)
             and _is_identity(self.builder_.get()[function])
         ):
             self.set_var_remap(binding.var, given[0])
             return
-        is_inner = isinstance(binding.var, relax.DataflowVar)
         emit = self.builder_.emit if is_inner else self.builder_.emit_output
         new = emit(relax.call_tir(function, given, result), str(binding.var.name))
         self.set_var_remap(binding.var, new)
