@@ -159,7 +159,7 @@ CASES: dict[str, tuple[Callable[[], object], type[WqtvmError], str]] = {
     ),
     "half precision": (
         model(nn.Conv2d(3, 8, 3).half(), IMAGE.half()), UnsupportedDtypeError,
-        r"'input' is torch\.float16; give torch\.float32",
+        r"'weight' is torch\.float16; .*: call model\.float\(\)",
     ),
     "double precision": (
         model(nn.Conv2d(3, 8, 3).double(), IMAGE.double()), UnsupportedDtypeError,
