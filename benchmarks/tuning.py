@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +33,7 @@ from wqtvm.schedules.tuned import point_from, read_lines
 from wqtvm.target import TargetRecord, lookup, usable_cpus
 from wqtvm.tuning.journal import TRIAL
 from wqtvm.tuning.measure import Bench
-from wqtvm.tuning.session import CANDIDATE_SECONDS, FINALISTS, LEAST_GAIN, RACE_ROUNDS
+from wqtvm.tuning.session import CANDIDATE_SECONDS, FINALISTS, LEAST_GAIN, RACE_ROUNDS, gains_of
 from wqtvm.tuning.task import Task, tasks_of
 
 from .layers.peers.wqtvm_layers import CONFIGS
@@ -160,12 +159,13 @@ def race(database: Path, plan: Plan, record: TargetRecord) -> None:
                 part: fastest(trials[:mark], task, FINALISTS) for part, mark in marks.items()
             }
             gains = raced(bench, task, [point for each in finalists.values() for point in each])
-            for part, points in finalists.items():
-                best = max((gains[str(point)] for point in points), default=1.0)
-                logs[part] += count * math.log(best if best >= LEAST_GAIN else 1.0)
-            kept = " ".join(f"{max([1.0, *(gains[str(p)] for p in finalists[part])]):.3f}"
-                            for part in PARTS)  # fmt: skip
-            print(f"{task.name}: {kept}", flush=True)
+            kept = {
+                part: max([1.0, *(gains[str(point)] for point in points)])
+                for part, points in finalists.items()
+            }
+            for part, gain in kept.items():
+                logs[part] += count * math.log(gain if gain >= LEAST_GAIN else 1.0)
+            print(f"{task.name}: {' '.join(f'{gain:.3f}' for gain in kept.values())}", flush=True)
     finally:
         bench.close()
     layers = sum(count for _, count in counted)
@@ -189,12 +189,9 @@ def raced(bench: Bench, task: Task, points: Sequence[Point]) -> dict[str, float]
     built = [(p, path) for p, path in zip(unique, paths, strict=True) if isinstance(path, str)]
     for point, path in built:
         bench.measure(task, point, path)  # right, or an error
-    first, *others = bench.race(task, built, RACE_ROUNDS)
+    gains = gains_of(bench.race(task, built, RACE_ROUNDS))
     bench.remove(path for _, path in built)
-    found = {
-        str(point): statistics.median(d / ms for d, ms in zip(first, each, strict=True))
-        for (point, _), each in zip(built[1:], others, strict=True)
-    }
+    found = {str(point): gain for (point, _), gain in zip(built, gains, strict=True)}
     return {str(point): found.get(str(point), 1.0) for point in unique}
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .instructions import Instructions, TileInstructions
 from .space import Point, Space, Value, divisions, with_default
 
@@ -168,9 +166,8 @@ class CpuBlocking:
 
     def _bytes_a_tile(self, work: WinogradWorkload, panel: int) -> int:
         """What V and M of a tile take, of a panel's output channels."""
-        activation = np.dtype(work.dot.activation_dtype).itemsize
         taps = math.prod(work.scheme.products)
-        return taps * (work.groups * work.group_size * activation + 4 * panel)
+        return taps * (work.groups * work.group_size * work.activation_bytes + 4 * panel)
 
     def tile_block(self, work: WinogradWorkload, threads: int) -> tuple[tuple[int, int], int]:
         """Tile rows and columns of a block by default, and ``panel_blocks`` where it is shared.

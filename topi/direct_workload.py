@@ -110,11 +110,6 @@ class DirectWorkload(Workload):
         return self.is_image or self.scheme.is_bfloat16
 
     @property
-    def activation_bytes(self) -> int:
-        """Bytes of a value of V."""
-        return np.dtype(self.dot.stored_activation).itemsize
-
-    @property
     def groups(self) -> int:
         """Groups of input channels; the last may be padded with zeros."""
         if self.is_one_sum:

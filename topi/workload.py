@@ -42,6 +42,11 @@ class Workload:
         return self.scheme.channels_per_group(self.in_channels)
 
     @property
+    def activation_bytes(self) -> int:
+        """Bytes of a value of V."""
+        return np.dtype(self.dot.stored_activation).itemsize
+
+    @property
     def out_height(self) -> int:
         """Rows of the output image."""
         return self.height + 2 * self.padding - self.scheme.kernel + 1

@@ -42,6 +42,11 @@ def _levels(x: Tensor) -> Tensor:
     return (levels - zero) * (extent / LEVELS)
 
 
+def _to_bfloat16(x: Tensor) -> Tensor:
+    """Values rounded to bfloat16."""
+    return x.bfloat16().float()
+
+
 class EmulatedConvolution(nn.Module):
     """One convolution, quantized as a scheme says.
 
@@ -93,6 +98,10 @@ class EmulatedConvolution(nn.Module):
         quantized = quantize_weights(weight, scheme)
         self._outputs, self._channels = weight.shape[:2]
         self._full = Layer(weight, scheme, quantized) if scheme.precision == "full" else None
+        # What rounds a whole image, where that is all that happens to it before the products.
+        self._rounded = _to_bfloat16 if scheme.is_bfloat16 else None
+        if scheme.activation_steps == "image":
+            self._rounded = _levels
         hold_tensor(self, "bias", bias)
         axes = (scheme.row_axis, scheme.column_axis)
         if self._full is not None:
@@ -100,12 +109,9 @@ class EmulatedConvolution(nn.Module):
             for name, scales in zip(_SCALES, values, strict=True):
                 hold_tensor(self, name, torch.tensor(scales, dtype=torch.float64))
             return
-        if scheme.is_bfloat16:
-            weight = bfloat16_values(quantized.u[..., 0, :]).transpose(2, 3, 0, 1)  # type: ignore[arg-type]
-            hold_tensor(self, "_u", torch.from_numpy(np.ascontiguousarray(weight)))
-            return
-        products = quantized.u.astype(np.float32) * quantized.step[..., None]
-        if scheme.activation_steps == "image":
+        u = bfloat16_values(quantized.u) if scheme.is_bfloat16 else quantized.u.astype(np.float32)  # type: ignore[arg-type]
+        products = u * quantized.step[..., None]
+        if self._rounded is not None:
             weight = products[..., 0, : self._channels].transpose(2, 3, 0, 1)
             hold_tensor(self, "_u", torch.from_numpy(np.ascontiguousarray(weight)))
             return
@@ -121,10 +127,8 @@ class EmulatedConvolution(nn.Module):
         """Convolve float32 (image, channel, row, column)."""
         if self._balance is not None:
             x = x * self._balance
-        if self.scheme.activation_steps == "image":
-            return functional.conv2d(_levels(x), self._u, self.bias, self.stride, self.padding)
-        if self.scheme.is_bfloat16:
-            rounded = x.bfloat16().float()
+        if self._rounded is not None:
+            rounded = self._rounded(x)
             return functional.conv2d(rounded, self._u, self.bias, self.stride, self.padding)
         batch, _, height, width = x.shape
         taps = self.scheme.kernel

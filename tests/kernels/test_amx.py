@@ -35,6 +35,20 @@ def _call(name: str, *arguments: Any) -> Any:
     return tirx.Evaluate(tirx.call_extern("int32", f"wq_tile_{name}", *arguments))
 
 
+each_layer_of_one_sum = pytest.mark.parametrize(
+    ("shape", "out_channels", "options"),
+    [
+        ((1, 8, 32, 64), 32, {}),
+        ((1, 5, 9, 1), 3, {}),
+        ((3, 7, 10, 3), 17, {"padding": 0}),
+        ((1, 14, 14, 128), 40, {}),
+        ((2, 11, 13, 100), 48, {"stride": 2}),
+        ((2, 7, 40, 64), 48, {"taps": 1, "stride": 2, "padding": 0}),
+        ((1, 10, 7, 33), 33, {"taps": 5, "padding": 2}),
+    ],
+)
+
+
 IN_C = TileInstructions(
     configure=lambda place: _call("configure", tirx.address_of(place)),
     release=lambda: _call("release"),
@@ -187,18 +201,7 @@ def test_without_amx_the_host_is_not_amx() -> None:
 
 
 @pytest.mark.isa("avx512_vnni")
-@pytest.mark.parametrize(
-    ("shape", "out_channels", "options"),
-    [
-        ((1, 8, 32, 64), 32, {}),
-        ((1, 5, 9, 1), 3, {}),
-        ((3, 7, 10, 3), 17, {"padding": 0}),
-        ((1, 14, 14, 128), 40, {}),
-        ((2, 11, 13, 100), 48, {"stride": 2}),
-        ((2, 7, 40, 64), 48, {"taps": 1, "stride": 2, "padding": 0}),
-        ((1, 10, 7, 33), 33, {"taps": 5, "padding": 2}),
-    ],
-)
+@each_layer_of_one_sum
 def test_images_of_one_step_equal_the_reference(
     run: Callable[[Layer], NDArray[np.float32]],
     shape: tuple[int, int, int, int],
@@ -212,18 +215,7 @@ def test_images_of_one_step_equal_the_reference(
 
 
 @pytest.mark.isa("avx512_vnni")
-@pytest.mark.parametrize(
-    ("shape", "out_channels", "options"),
-    [
-        ((1, 8, 32, 64), 32, {}),
-        ((1, 5, 9, 1), 3, {}),
-        ((3, 7, 10, 3), 17, {"padding": 0}),
-        ((1, 14, 14, 128), 40, {}),
-        ((2, 11, 13, 100), 48, {"stride": 2}),
-        ((2, 7, 40, 64), 48, {"taps": 1, "stride": 2, "padding": 0}),
-        ((1, 10, 7, 33), 33, {"taps": 5, "padding": 2}),
-    ],
-)
+@each_layer_of_one_sum
 def test_bfloat16_equals_the_reference(
     run: Callable[[Layer], NDArray[np.float32]],
     shape: tuple[int, int, int, int],

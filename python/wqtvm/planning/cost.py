@@ -36,7 +36,7 @@ from ..topi.layer import workload_of
 from ..topi.workload import WinogradWorkload, Workload
 
 _FLOAT = 4  # bytes
-_BFLOAT16 = 2  # bytes; and times that a product takes of one of int8
+_BFLOAT16 = 2  # times that a product takes of one of int8
 _IMAGE_QUANTIZATION = 0.5  # of what a value takes that is quantized with its group's step
 _MEGA = 1e6
 
@@ -241,7 +241,7 @@ def _direct(work: DirectWorkload, threads: int) -> Work:
     scales += work.groups * work.packed_channels * taps * (work.dot.zero_point != 0)
     weights = math.prod(work.packed_shape) * _bytes(work.dot.stored_weight) + _FLOAT * scales
     # The tasks of a panel follow each other: its weights may still be near.
-    v_bytes = values * _bytes(work.dot.stored_activation)
+    v_bytes = values * work.activation_bytes
     return Work(
         products=outputs * work.groups * work.group_size * taps,
         scaling=sums * 3 if a_tap else sums * 2 + outputs * work.groups,
@@ -263,7 +263,7 @@ def _one_sum(work: DirectWorkload, threads: int) -> Work:
     outputs = share * work.batch * registers * work.block_pixels * work.packed_channels
     values = math.prod(work.input_shape)
     weights = math.prod(work.packed_shape) * _bytes(work.dot.stored_weight)
-    v_bytes = values * _bytes(work.dot.stored_activation)
+    v_bytes = values * work.activation_bytes
     input_bytes = _FLOAT * work.batch * work.height * work.width * work.in_channels
     return Work(
         products=outputs * work.groups * work.group_size * taps,
@@ -295,7 +295,7 @@ def _winograd(work: WinogradWorkload, threads: int) -> Work:
     overlap = math.prod(scheme.input_tile) / math.prod(scheme.output_tile)
     input_bytes = _FLOAT * work.batch * work.height * work.width * work.in_channels
     again = 1 + (overlap - 1) * input_bytes / _image_bytes(work)
-    v_bytes = _bytes(work.dot.stored_activation) * inputs
+    v_bytes = work.activation_bytes * inputs
     return Work(
         products=tiles * taps * inputs * outputs,
         scaling=3 * tiles * taps * work.groups * outputs,

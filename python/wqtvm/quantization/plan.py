@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from enum import Enum
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar
 
 from ..errors import ArtefactCorruptError, ArtefactVersionError, ConfigError, NotEligibleError
 from ..fastconv import (
@@ -19,6 +19,7 @@ from ..fastconv import (
     named_scales,
 )
 from .image_reference import MOST_PRODUCTS
+from .plan_values import are_integers, are_numbers, are_positive, are_texts
 from .scheme import ACTIVATION_STEPS, PRECISIONS, STEPS, WEIGHT_STEPS, Scheme
 
 SCHEMA_VERSION = 1
@@ -114,9 +115,9 @@ class LayerPlan:
         for field, length in self._LENGTHS.items():
             numbers = getattr(self, field)
             least = 0 if field == "padding" else 1
-            if not _integers(numbers, least) or len(numbers) != length:
+            if not are_integers(numbers, least) or len(numbers) != length:
                 self._refuse(field, f"{length} integers of at least {least}")
-        if not _integers((self.groups,), 1):
+        if not are_integers((self.groups,), 1):
             self._refuse("groups", "an integer of at least 1")
         for field in ("name", "detail"):
             if not isinstance(getattr(self, field), str):
@@ -125,7 +126,7 @@ class LayerPlan:
         if not isinstance(self.reason, Reason):
             self._refuse("reason", "a Reason")
         for field in ("predicted_ms", "measured_ms"):
-            if getattr(self, field) is not None and not _positive((getattr(self, field),)):
+            if getattr(self, field) is not None and not are_positive((getattr(self, field),)):
                 self._refuse(field, "None, or a positive number of milliseconds")
         self._check_image()
         if self.algorithm == "winograd":
@@ -146,7 +147,7 @@ class LayerPlan:
         self._one_of("precision", PRECISIONS)
         self._one_of("steps", STEPS)
         self._one_of("weight_steps", WEIGHT_STEPS)
-        if self.group_size is None or not _integers((self.group_size,), 0):
+        if self.group_size is None or not are_integers((self.group_size,), 0):
             self._refuse("group_size", "an integer of at least 0")
         if not isinstance(self.scales, str):
             self._refuse("scales", "the name of scales")
@@ -155,15 +156,15 @@ class LayerPlan:
             if self.scales in SCALE_RULES:
                 if values is not None:
                     self._refuse(field, f"None for scales {self.scales!r}")
-            elif not _positive(values):
+            elif not are_positive(values):
                 remedy = f"positive numbers, or scales one of {', '.join(SCALE_RULES)}"
                 self._refuse(field, remedy)
         if self.balance is not None and (
-            not _positive(self.balance) or len(self.balance) != self.weight_shape[1]
+            not are_positive(self.balance) or len(self.balance) != self.weight_shape[1]
         ):
             self._refuse("balance", "None, or a positive number for each input channel")
         if self.correction is not None and (
-            not _numbers(self.correction) or len(self.correction) != self.weight_shape[0]
+            not are_numbers(self.correction) or len(self.correction) != self.weight_shape[0]
         ):
             self._refuse("correction", "None, or a number for each output channel")
         if self.column_points is not None and self.scales not in SCALE_RULES:
@@ -309,14 +310,18 @@ class LayerPlan:
 
     def _check_tile(self) -> None:
         edges = self.tile if isinstance(self.tile, tuple) else (self.tile,)
-        if not _integers(edges, 1) or len(edges) > 2 or (len(edges) == 2 and len(set(edges)) == 1):
+        if (
+            not are_integers(edges, 1)
+            or len(edges) > 2
+            or (len(edges) == 2 and len(set(edges)) == 1)
+        ):
             self._refuse("tile", "an integer of at least 1, or two that differ, rows and columns")
-        if not _texts(self.points):
+        if not are_texts(self.points):
             self._refuse("points", "the interpolation points as text")
         if len(edges) == 1:
             if self.column_points is not None:
                 self._refuse("column_points", "None for a square tile")
-        elif not _texts(self.column_points):
+        elif not are_texts(self.column_points):
             self._refuse("column_points", "the interpolation points of the columns as text")
 
     def _one_of(self, field: str, choices: tuple[str, ...]) -> None:
@@ -484,35 +489,4 @@ def _row(layer: LayerPlan) -> tuple[str, ...]:
         layer.steps or "",
         layer.ms_text,
         reason,
-    )
-
-
-def _integers(values: object, least: int) -> bool:
-    """Whether values is a tuple of int (bool is none) that are at least least."""
-    return isinstance(values, tuple) and all(
-        isinstance(value, int) and not isinstance(value, bool) and value >= least
-        for value in values
-    )
-
-
-def _positive(values: object) -> bool:
-    """Whether values is a tuple of at least one positive, finite float."""
-    return _numbers(values) and all(x > 0 for x in values)
-
-
-def _numbers(values: object) -> TypeGuard[tuple[float, ...]]:
-    """Whether values is a tuple of at least one finite float."""
-    return (
-        isinstance(values, tuple)
-        and len(values) > 0
-        and all(isinstance(x, float) and math.isfinite(x) for x in values)
-    )
-
-
-def _texts(values: object) -> bool:
-    """Whether values is a tuple of at least one str."""
-    return (
-        isinstance(values, tuple)
-        and len(values) > 0
-        and all(isinstance(value, str) for value in values)
     )

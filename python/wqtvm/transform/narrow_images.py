@@ -11,7 +11,6 @@ Ordering: after all schedules and `lift_packing`; before `evaluate_packing`.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,11 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import renew_defs
 from tvm.s_tir.stmt import SBlock
 
-from ..frontend.names import bindings, operator_name
+from ..frontend.names import bindings
 from ..schedules.cpu_generic.contraction_stages import ACCUMULATE, PARTIAL
 from ..schedules.cpu_generic.rewrite import uses_variable
 from ..topi.arithmetic import bfloat16_bits, bfloat16_value, like
-from .uses import count_uses
+from .uses import count_uses, tir_call
 
 _WIDE = "float32"
 # Fewer elements stay in L1 from one function to the next.
@@ -58,14 +57,14 @@ def _narrowed(module: ir.IRModule) -> set[relax.Var]:
     places: dict[relax.Var, list[_Place]] = {}
     copies: list[tuple[relax.Var, relax.Var]] = []
     for binding in bindings(main):
-        call = _call_of(binding.value)
+        call = tir_call(binding.value)
         if call is None:
             continue
-        callee, arguments, result = call
+        callee, arguments = call
         for position, argument in enumerate(arguments):
             if argument in places:
                 places[argument].append(_Place(callee, position))
-        if _is_image(result):
+        if _is_image(binding.value.ty_args[0]):
             places[binding.var] = [_Place(callee, len(arguments))]
         if len(arguments) == 1 and _is_copy(module[callee]):
             copies.append((arguments[0], binding.var))
@@ -74,7 +73,7 @@ def _narrowed(module: ir.IRModule) -> set[relax.Var]:
     found = set()
     for variable, where in places.items():
         # Each use is the argument of a call: neither a result of @main nor part of a tuple.
-        if Counter(place.callee for place in where[1:]).total() != uses[variable]:
+        if len(where) - 1 != uses[variable]:
             continue
         for place in where:
             if place not in admits:
@@ -88,20 +87,15 @@ def _narrowed(module: ir.IRModule) -> set[relax.Var]:
     return found
 
 
-def _call_of(value: relax.Expr) -> tuple[ir.GlobalVar, list[relax.Expr], Any] | None:
-    """Callee, arguments and type of the result of a call of a function; None of other values."""
-    if operator_name(value) != "relax.call_tir":
-        return None
-    arguments = value.args[1]
-    listed = list(arguments) if isinstance(arguments, relax.Tuple) else [arguments]
-    return value.args[0], listed, value.ty_args[0]
-
-
 def _is_copy(function: ir.BaseFunc) -> bool:
     """Whether a function gives its argument's values as they are, such as in another order."""
-    stores: list[tirx.BufferStore] = []
-    tvm_ffi.structural_walk(function.body, (tirx.BufferStore, stores.append))
-    return all(isinstance(store.value, TensorLoad) for store in stores)
+    return all(isinstance(store.value, TensorLoad) for store in _stores(function))
+
+
+def _stores(function: ir.BaseFunc) -> list[tirx.BufferStore]:
+    found: list[tirx.BufferStore] = []
+    tvm_ffi.structural_walk(function.body, (tirx.BufferStore, found.append))
+    return found
 
 
 def _is_image(result: Any) -> bool:
@@ -124,7 +118,9 @@ def _admits(function: ir.BaseFunc, position: int) -> bool:
             loads.append(load)
 
     def on_call(call: Any) -> None:
-        if _is_address(call) and call.args[0].source.same_as(buffer):
+        if not _is_address(call) or not isinstance(call.args[0], TensorLoad):
+            return
+        if call.args[0].source.same_as(buffer):
             addresses.append(call)
 
     def on_block(block: SBlock) -> None:
@@ -141,8 +137,7 @@ def _admits(function: ir.BaseFunc, position: int) -> bool:
 
 
 def _is_address(call: Any) -> bool:
-    name = str(call.op.name) if isinstance(call.op, ir.Op) else ""
-    return name == "tirx.address_of" and isinstance(call.args[0], TensorLoad)
+    return isinstance(call.op, ir.Op) and str(call.op.name) == "tirx.address_of"
 
 
 def _with_narrow(function: tirx.PrimFunc, positions: Sequence[int], dtype: str) -> tirx.PrimFunc:
@@ -174,8 +169,7 @@ def _with_narrow(function: tirx.PrimFunc, positions: Sequence[int], dtype: str) 
         return tirx.BufferRegion(own[node.source], node.region) if node.source in own else node
 
     def address(call: Any) -> Any:
-        name = str(call.op.name) if isinstance(call.op, ir.Op) else ""
-        narrow = _narrow_of(call.args[0], dtype) if name == "tirx.address_of" else None
+        narrow = _narrow_of(call.args[0], dtype) if _is_address(call) else None
         return call if narrow is None else tirx.address_of(narrow)
 
     body = tvm_ffi.structural_map(
@@ -199,12 +193,9 @@ def _narrow_of(value: Any, dtype: str) -> Any:
 
 def _is_identity(function: tirx.PrimFunc) -> bool:
     """Whether a function of one argument gives it as it is."""
-    stores: list[tirx.BufferStore] = []
-    tvm_ffi.structural_walk(function.body, (tirx.BufferStore, stores.append))
-    return all(
-        isinstance(store.value, TensorLoad)
-        and tvm_ffi.structural_equal(list(store.indices), list(store.value.indices))
-        for store in stores
+    return _is_copy(function) and all(
+        tvm_ffi.structural_equal(list(store.indices), list(store.value.indices))
+        for store in _stores(function)
     )
 
 
@@ -250,11 +241,11 @@ class _Narrow(PyExprMutator):
         return result
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
-        call = _call_of(binding.value)
+        call = tir_call(binding.value)
         if call is None:
             super().visit_var_binding_(binding)
             return
-        callee, arguments, result = call
+        (callee, arguments), result = call, binding.value.ty_args[0]
         places = [*arguments, binding.var]
         positions = tuple(i for i, value in enumerate(places) if value in self.narrowed)
         if not positions:

@@ -19,11 +19,12 @@ import tvm
 from tvm import ir, relax, tirx, transform
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from ..frontend.names import bindings, operator_name, unique_names
+from ..frontend.names import bindings, unique_names
 from ..schedules.cpu_generic.contraction import CONSTANTS
 from ..schedules.cpu_generic.contraction_stages import PACK
 from ..schedules.cpu_generic.rewrite import stages, substitute, uses_variable, with_stages
 from .constants import Array, is_tensor_constant
+from .uses import tir_call
 
 PACKING = "wq.packing"
 """Attribute of the functions that pack weights."""
@@ -79,12 +80,11 @@ def evaluate_packing(
     packed ones instead, and these; each has the name of what it was packed from.
     """
     main = module["main"]
-    packings = {
-        binding.var: (callee, arguments[0])
-        for binding in bindings(main)
-        for callee, arguments in _calls_of(binding.value)
-        if PACKING in (module[callee].attrs or {})
-    }
+    packings: dict[relax.Var, tuple[ir.GlobalVar, relax.Expr]] = {}
+    for binding in bindings(main):
+        call = tir_call(binding.value)
+        if call is not None and PACKING in (module[call[0]].attrs or {}):
+            packings[binding.var] = call[0], call[1][0]
     if not packings:
         return module, dict(params)
     first = len(main.params) - len(params)
@@ -133,15 +133,8 @@ def _compiled(functions: Mapping[ir.GlobalVar, tirx.PrimFunc]) -> Callable[..., 
 
 
 def _calls(main: relax.Function) -> list[tuple[ir.GlobalVar, list[relax.Expr]]]:
-    return [call for binding in bindings(main) for call in _calls_of(binding.value)]
-
-
-def _calls_of(value: relax.Expr) -> list[tuple[ir.GlobalVar, list[relax.Expr]]]:
-    """Return function and arguments of a ``call_tir``; nothing for other values."""
-    if operator_name(value) != "relax.call_tir":
-        return []
-    arguments = value.args[1]
-    return [(value.args[0], list(arguments) if isinstance(arguments, relax.Tuple) else [arguments])]
+    found = (tir_call(binding.value) for binding in bindings(main))
+    return [call for call in found if call is not None]
 
 
 @dataclass(frozen=True)
@@ -211,10 +204,10 @@ class _Lift(PyExprMutator):
         return module
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
-        calls = _calls_of(call)
-        if not calls or calls[0][0] not in self.found:
+        found = tir_call(call)
+        if found is None or found[0] not in self.found:
             return super().visit_call_(call)
-        callee, arguments = calls[0]
+        callee, arguments = found
         position, packing, rest = self.found[callee]
         key = packing, arguments[position]
         if key not in self.packed:

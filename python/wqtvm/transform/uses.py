@@ -1,12 +1,12 @@
-"""Who uses which variable."""
+"""Who uses which variable, and which function."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from tvm import relax
+from tvm import ir, relax
 
-from ..frontend.names import bindings
+from ..frontend.names import bindings, operator_name
 
 
 def count_uses(function: relax.Function) -> Counter[relax.Var]:
@@ -29,3 +29,11 @@ def count_parts(function: relax.Function) -> Counter[relax.Var]:
         for binding in bindings(function)
         if isinstance(binding.value, relax.TupleGetItem)
     )
+
+
+def tir_call(value: relax.Expr) -> tuple[ir.GlobalVar, list[relax.Expr]] | None:
+    """Return function and arguments of a ``call_tir``; None of other values."""
+    if operator_name(value) != "relax.call_tir":
+        return None
+    arguments = value.args[1]
+    return value.args[0], list(arguments) if isinstance(arguments, relax.Tuple) else [arguments]

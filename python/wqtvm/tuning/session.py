@@ -44,6 +44,14 @@ _NEEDED = ("cloudpickle", "psutil", "xgboost")
 CANDIDATE_SECONDS = 60.0
 
 
+def gains_of(runs: Sequence[Sequence[float]]) -> list[float]:
+    """How many times as fast as the first each of some kernels is, by a race's milliseconds.
+
+    Rounds are compared with themselves: what disturbs a round disturbs all of it.
+    """
+    return [statistics.median(d / ms for d, ms in zip(runs[0], each, strict=True)) for each in runs]
+
+
 @dataclass
 class Standing:
     """How it stands with a layer.
@@ -399,10 +407,7 @@ class _Session:
                 standing.failed += 1
         runs = self.bench.race(task, right, RACE_ROUNDS)
         self.bench.remove(path for _, path in finalists)
-        # Rounds are compared with themselves: what disturbs a round disturbs all of it.
-        gains = [
-            statistics.median(d / ms for d, ms in zip(runs[0], each, strict=True)) for each in runs
-        ]
+        gains = gains_of(runs)
         best = max(range(len(gains)), key=lambda i: gains[i])
         if gains[best] < LEAST_GAIN:
             best = 0
