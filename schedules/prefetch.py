@@ -19,9 +19,13 @@ TASKS = "wq.tasks"  # on the loop over the tasks of a direct convolution
 PIXELS = "wq.pixels"  # on the loop over a task's blocks of pixels
 
 
-def fetch(load: Any, write: bool = False) -> Any:
-    """Fetch the cache line of a load, to be read or written soon, into all caches."""
-    kind = [tirx.const(value, "int32") for value in (int(write), 3, 1)]
+NEAREST = 1  # the level of the cache beside the registers
+
+
+def fetch(load: Any, level: int = NEAREST, write: bool = False) -> Any:
+    """Fetch the cache line of a load, to be read or written soon, into caches from a level on."""
+    locality = 4 - level  # as LLVM counts: 3 is nearest
+    kind = [tirx.const(value, "int32") for value in (int(write), locality, 1)]
     address = tirx.address_of(load)
     return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, *kind))
 

@@ -29,7 +29,7 @@ from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from .cpu_generic.rewrite import substitute
 from .instructions import Instructions
-from .prefetch import fetch, loop_variables, realized
+from .prefetch import NEAREST, fetch, loop_variables, realized
 
 MARK = "wq.product"  # on the loop over groups
 BLOCKS = "wq.product_blocks"  # on the loops over register blocks of one tap and panel
@@ -43,9 +43,12 @@ def write_products(
     lanes: int,
     reduce: int,
     instructions: Instructions,
-    fetch_weights: bool = True,
+    fetch_weights: int = NEAREST,
 ) -> tirx.PrimFunc:
-    """Replace each loop over groups that is marked, with the blocks in it, by the kernel."""
+    """Replace each loop over groups that is marked, with the blocks in it, by the kernel.
+
+    ``fetch_weights`` is the level of the cache into which the next tap's U is fetched, or 0.
+    """
 
     def kernel(loop: tirx.For, blocks: list[Any]) -> Any:
         product = VectorProduct(loop, blocks, rows, vectors, lanes, reduce, instructions.dot)
@@ -111,28 +114,29 @@ class Product:
         for outer in sorted(blocks, key=lambda outer: _depth(outer), reverse=True):
             self.block = self.block * outer.extent + outer.loop_var
 
-    def _fetch(self, group: Any) -> list[Any]:
+    def _fetch(self, group: Any, level: int) -> list[Any]:
         """Fetch this register block's share of a group of the next tap's U, and its steps."""
         e, v, *_, k = self.at
-        n, zero = int(self.u.ty.shape[0]), tirx.const(0, "int64")
-        tap = e * n + v + 1
+        rows, columns = (int(count) for count in self.u.ty.shape[1:3])
+        zero = tirx.const(0, "int64")
+        tap = e * columns + v + 1
         width = self.vectors * self.lanes
-        k = tirx.truncmod(k + tirx.truncdiv(tap, n * n) * width, self.u_step.ty.shape[-1])
-        tap = tirx.truncmod(tap, n * n)
-        e, v = tirx.truncdiv(tap, n), tirx.truncmod(tap, n)
+        k = tirx.truncmod(k + tirx.truncdiv(tap, rows * columns) * width, self.u_step.ty.shape[-1])
+        tap = tirx.truncmod(tap, rows * columns)
+        e, v = tirx.truncdiv(tap, columns), tirx.truncmod(tap, columns)
         lines = math.ceil(self.steps / self.blocks)
         fetched = []
         for vector in range(self.vectors):
             panel = tirx.truncdiv(k, self.lanes) + vector
             for line in range(lines):
                 step = tirx.min(self.block * lines + line, self.steps - 1)
-                fetched.append(tirx.BufferLoad(self.u, [e, v, panel, group, step, zero, zero]))
+                fetched.append(tirx.BufferLoad(self.u, [panel, e, v, group, step, zero, zero]))
             lane = k + vector * self.lanes
             fetched += [
                 tirx.BufferLoad(buffer, [e, v, group, lane])
                 for buffer in (self.u_step, self.correction)
             ]
-        return [fetch(load) for load in fetched]
+        return [fetch(load, level) for load in fetched]
 
     def _lanes(self) -> Any:
         return tirx.Ramp(tirx.const(0, "int64"), tirx.const(1, "int64"), self.lanes)
@@ -165,14 +169,14 @@ class VectorProduct(Product):
             for row in range(rows[0]) for column in range(rows[1]) for vector in range(vectors)
         ]  # fmt: skip
 
-    def statement(self, fetch_weights: bool) -> Any:
+    def statement(self, fetch_weights: int) -> Any:
         """The kernel, in place of the loop."""
         zero = tirx.const(0, "int64")
         group = tirx.Var("g", "int64")
         body = [self._set(a.total, self._zero()) for a in self.accumulators]
         body += self._step(zero, zero, first=True)
         inner = [
-            *(self._fetch(group) if fetch_weights else ()),
+            *(self._fetch(group, fetch_weights) if fetch_weights else ()),
             *self._other_steps(group),
             *self._scale(group, following=tirx.min(group + 1, self.groups - 1)),
         ]
@@ -248,7 +252,7 @@ class VectorProduct(Product):
             zero = tirx.const(0, "int64")
             panel = tirx.floordiv(k, self.lanes) + a.vector
             ramp = tirx.Ramp(zero, one, self.lanes * self.reduce)
-            value = tirx.BufferLoad(self.u, [e, v, panel, group, step, zero, ramp])
+            value = tirx.BufferLoad(self.u, [panel, e, v, group, step, zero, ramp])
             body.append(self._bind(weights, a.vector, f"u_{a.vector}", value))
         if (a.row, a.column) not in activations:
             ramp = tirx.Ramp(step * self.reduce, one, self.reduce)

@@ -27,7 +27,7 @@ from tvm import tirx
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from .instructions import TileInstructions
-from .prefetch import realized
+from .prefetch import NEAREST, realized
 from .product_kernel import Product, write_marked
 from .scratch import with_scratch
 
@@ -101,9 +101,9 @@ class TileProduct(Product):
         group = tirx.Var("g", "int64")
         zero = tirx.const(0, "int64")
         first = self._group(zero, first=True)
-        body = [*self._fetch(zero), *first]
+        body = [*self._fetch(zero, NEAREST), *first]
         if self.groups > 1:
-            others = [*self._fetch(group + 1), *self._group(group + 1, first=False)]
+            others = [*self._fetch(group + 1, NEAREST), *self._group(group + 1, first=False)]
             count = tirx.const(self.groups - 1, "int64")
             body.append(tirx.For(group, zero, count, tirx.ForKind.SERIAL, tirx.SeqStmt(others)))
         block = SBlock([], self.reads, self.writes, "M", tirx.SeqStmt(body))
@@ -145,7 +145,7 @@ class TileProduct(Product):
         def weights(vector: int) -> Any:
             panel = tirx.floordiv(k, self.lanes) + vector
             step = zero + start // self.reduce
-            place = tirx.BufferLoad(self.u, [e, v, panel, group, step, zero, zero])
+            place = tirx.BufferLoad(self.u, [panel, e, v, group, step, zero, zero])
             return place, tirx.const(self.lanes * self.reduce, "int64")
 
         return multiply(self.instructions, used, activations, weights)

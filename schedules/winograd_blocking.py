@@ -12,6 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from .instructions import Instructions, TileInstructions
+from .prefetch import NEAREST
 from .space import Point, Space, Value, divisions, with_default
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class CpuBlocking:
     panel_blocks : accumulator blocks whose channels are a panel.
     by_panels : whether threads share a block's tiles, and then its panels, block after block.
     few_tiles : an accumulator block of no more tiles has as many vectors as may be chosen.
-    fetch_weights, fetch_tiles : whether the next tap's U and the next tile's M are fetched ahead.
+    fetch_weights : the level of the cache into which the next tap's U is fetched ahead, or 0.
+    fetch_tiles : whether the next tile's M is fetched ahead.
     """
 
     lanes: int
@@ -53,7 +55,7 @@ class CpuBlocking:
     panel_blocks: int = 1
     by_panels: bool = False
     few_tiles: int = 0
-    fetch_weights: bool = True
+    fetch_weights: int = NEAREST
     fetch_tiles: bool = True
 
     def vectors(self, channels: int) -> int:
@@ -110,7 +112,7 @@ class CpuBlocking:
             "registers": (math.prod(own.rows(block)), vectors),
             "panel_blocks": own.panel_blocks,
             "by_panels": int(own.by_panels),
-            "fetch_weights": int(own.fetch_weights),
+            "fetch_weights": own.fetch_weights,
             "fetch_tiles": int(own.fetch_tiles),
         }
         registers = product((8, 16, 32), (1, 2)) if self.tiles else _REGISTERS[self.lanes]
@@ -119,7 +121,7 @@ class CpuBlocking:
             "registers": with_default(registers, default["registers"]),
             "panel_blocks": (1, 2, 4) if is_hadamard else (1,),
             "by_panels": (0, 1),
-            "fetch_weights": (0, 1) if written and self.tiles is None else (1,),
+            "fetch_weights": (0, 1, 2) if written and self.tiles is None else (1,),
             "fetch_tiles": (0, 1) if written and is_hadamard else (1,),
         }
 
@@ -144,10 +146,13 @@ class CpuBlocking:
         """The block by default, and what else is chosen then, by the names of fields.
 
         Few tiles leave room for vectors of more channels: chains of products that hide each other's
-        latency, and long runs of U, which the hardware foresees better than fetches do.
+        latency, and long runs of U, which the hardware foresees better than fetches do. U that L2
+        does not hold is fetched into L2 alone: L1 has no room for more of it than is in use.
         """
         block, panel_blocks = self.tile_block(work, threads)
         choices = {"by_panels": 1, "panel_blocks": panel_blocks} if panel_blocks else {}
+        if not self._is_near(work) and self.instructions is not None and self.tiles is None:
+            choices["fetch_weights"] = 2
         tiles, available = math.prod(self.rows(block)), work.packed_channels // self.dot_lanes
         wide = [v for t, v in _REGISTERS[self.lanes] if t == tiles and available % v == 0]
         vectors = max([0, *wide])
@@ -169,6 +174,10 @@ class CpuBlocking:
         taps = math.prod(work.scheme.products)
         return taps * (work.groups * work.group_size * work.activation_bytes + 4 * panel)
 
+    def _is_near(self, work: WinogradWorkload) -> bool:
+        """Whether each thread's L2 holds U."""
+        return math.prod(work.packed_shape) <= self.l2_bytes
+
     def tile_block(self, work: WinogradWorkload, threads: int) -> tuple[tuple[int, int], int]:
         """Tile rows and columns of a block by default, and ``panel_blocks`` where it is shared.
 
@@ -181,7 +190,7 @@ class CpuBlocking:
         panel = self.panel(precision, work.packed_channels, work.out_group_size)
         panels = work.packed_channels // panel
         bytes_a_tile = self._bytes_a_tile(work, panel)
-        near = math.prod(work.packed_shape) <= self.l2_bytes
+        near = self._is_near(work)
 
         def blocks(most: float) -> list[tuple[int, int]]:
             most = max(self.register_tiles, int(most * self.l2_bytes // bytes_a_tile))

@@ -113,7 +113,7 @@ def _hadamard_product(
     g = te.reduce_axis((0, work.groups), "g")
 
     def product(e: Any, v: Any, z: Any, y: Any, x: Any, g: Any, k: Any) -> Any:
-        weight = u[e, v, k // dot.lanes, g, s // dot.reduce, k % dot.lanes, s % dot.reduce]
+        weight = u[k // dot.lanes, e, v, g, s // dot.reduce, k % dot.lanes, s % dot.reduce]
         activation = activations[e, v, z, y, x, g, s]
         return te.sum(activation.astype("int32") * weight.astype("int32"), axis=s)
 

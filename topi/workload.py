@@ -115,10 +115,10 @@ class WinogradWorkload(Workload):
 
     @property
     def packed_shape(self) -> tuple[int, ...]:
-        """Shape of U as the kernels read it: (e, v, k / lanes, g, s / reduce, lanes, reduce)."""
+        """Shape of U: (k / lanes, e, v, g, s / reduce, lanes, reduce), the order of its use."""
         dot = self.dot
         blocks, steps = self.packed_channels // dot.lanes, self.group_size // dot.reduce
-        return (*self.scheme.products, blocks, self.groups, steps, dot.lanes, dot.reduce)
+        return (blocks, *self.scheme.products, self.groups, steps, dot.lanes, dot.reduce)
 
     @property
     def step_shape(self) -> tuple[int, ...]:
@@ -143,7 +143,7 @@ def pack_weights(weights: QuantizedWeights, work: WinogradWorkload) -> dict[str,
     rows, columns, channels, groups, size = u.shape
     packed = u.reshape(
         rows, columns, channels // dot.lanes, dot.lanes, groups, size // dot.reduce, dot.reduce
-    ).transpose(0, 1, 2, 4, 5, 3, 6)
+    ).transpose(2, 0, 1, 4, 5, 3, 6)
     arrays = {
         "U": np.ascontiguousarray(packed, dtype=dot.weight_dtype),
         "U_step": np.ascontiguousarray(step.transpose(0, 1, 3, 2)),

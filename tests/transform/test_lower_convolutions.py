@@ -93,10 +93,10 @@ def test_weights_are_quantized_at_compile_time(prepared: tvm.IRModule) -> None:
     assert isinstance(x, relax.Var)
     u, step, correction = (constant.value.numpy() for constant in (u, step, correction))
     assert (u.dtype, step.dtype, correction.dtype) == (np.int8, np.float32, np.int32)
-    assert u.shape == (6, 6, 1, 1, 8, 16, 4)
+    assert u.shape == (1, 6, 6, 1, 8, 16, 4)  # (vector, e, v, group, step, lane, channel)
     assert np.abs(u).max() == 127
     assert (step[..., 8:] == 0).all()  # channels that pad the vector
-    assert (correction == -128 * u.astype(np.int32).sum(axis=(4, 6)).transpose(0, 1, 3, 2, 4)
+    assert (correction == -128 * u.astype(np.int32).sum(axis=(4, 6)).transpose(1, 2, 3, 0, 4)
             .reshape(correction.shape)).all()  # fmt: skip
 
 
