@@ -1,7 +1,7 @@
 """Time the layers that stay float, one by one, against PyTorch, by 1 and 2 threads.
 
     python benchmarks/float_layers.py [--threads 1 2] [--rounds 9] [--only conv] [--patience 1]
-                                      [--clock wall|cpu]
+                                      [--clock wall|cpu] [--images float16]
 
 prints the tables of RESULTS.md. Images are NHWC and weights constant, as in the networks that wqtvm
 compiles; PyTorch is given the faster of contiguous and channels-last tensors. The floor of a layer
@@ -10,6 +10,9 @@ speed of a copy of as many bytes by the same threads, whichever is longer. Resul
 row during which other processes took more than a tenth of a CPU is measured again, as often as
 ``--patience`` says, and has an asterisk if it never got quiet. On a busy machine ``--clock cpu``
 counts the time that the process ran, which means something for one thread alone.
+
+With ``--images`` the layers that only move memory are timed as they lie in a network whose images
+are of 16 bits: they read and write such, and PyTorch is given tensors of the same dtype.
 """
 
 from __future__ import annotations
@@ -18,28 +21,30 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import peaks
 import torch
 import torch.nn.functional as F
 import tvm
 from machine import Others
-from tvm import relax
+from tvm import relax, te
 
 import wqtvm
 from wqtvm.demo.demo import same_threads
 from wqtvm.doctor import examine
 from wqtvm.target import lookup, usable_cpus
+from wqtvm.transform.narrow_images import CONVERSIONS
 from wqtvm.transform.pack_weights import evaluate_packing
 from wqtvm.transform.pipeline import finish, optimize
 from wqtvm.versions import version
 
 # Relative to the largest result: sums of a few thousand products, in another order than PyTorch's.
 TOLERANCE = 2e-5
+# With images in 16 bits: half a unit in the last place of the result, and as much of PyTorch's.
+NARROW_TOLERANCE = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 # One measurement repeats a layer for so long, after half of that to warm up: threads that slept
 # wake on one CPU, and it takes the system some milliseconds to give them one each.
 SECONDS_PER_ROUND = 0.04
@@ -261,22 +266,48 @@ def channels_last(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
-def to_relax(tensor: torch.Tensor, is_weight: bool) -> np.ndarray:
+def to_relax(tensor: torch.Tensor, is_weight: bool) -> torch.Tensor:
     """NHWC, or HWIO for the weights of a convolution."""
     if tensor.ndim != 4:
-        return tensor.numpy()
-    order = (2, 3, 1, 0) if is_weight else (0, 2, 3, 1)
-    return np.ascontiguousarray(tensor.permute(order).numpy())
+        return tensor
+    return tensor.permute((2, 3, 1, 0) if is_weight else (0, 2, 3, 1)).contiguous()
 
 
-def compiled(layer: Layer) -> Run:
+def narrowed(layer: Layer, images: str) -> Layer:
+    """The layer that reads and writes images of a dtype; vectors are weights, and stay float32."""
+    dtype, conversion = getattr(torch, images), CONVERSIONS[images]
+
+    def build(*variables: relax.Expr) -> relax.Expr:
+        wide = [
+            each if each.ty.ndim == 1 else converted(each, "float32", conversion.widen)
+            for each in variables
+        ]
+        return converted(layer.build(*wide), images, conversion.round)
+
+    inputs = tuple(each if each.ndim == 1 else each.to(dtype) for each in layer.inputs)
+    return replace(layer, inputs=inputs, build=build)
+
+
+def converted(value: relax.Expr, dtype: str, convert: Callable[[Any], Any]) -> relax.Expr:
+    """A conversion that is not fused with others, and so vanishes where images are of a dtype."""
+    builder = relax.BlockBuilder.current()
+    value = builder.normalize(value)
+    x = te.placeholder([int(size) for size in value.ty.shape], value.ty.dtype, name="x")
+    y = te.compute(x.shape, lambda *index: convert(x(*index)))
+    function = te.create_prim_func([x, y], index_dtype_override="int64")
+    function = function.without_attr("global_symbol").with_attr("op_pattern", 8)
+    opaque = builder.add_func(function, "convert")
+    return builder.emit(relax.call_tir(opaque, [value], relax.TensorType(value.ty.shape, dtype)))
+
+
+def compiled(layer: Layer, images: str) -> Run:
     """Compile a layer for this machine and bind its inputs."""
     is_convolution = layer.name.startswith(("conv", "depthwise"))
-    arrays = [to_relax(t, is_convolution and i == 1) for i, t in enumerate(layer.inputs)]
+    tensors = [to_relax(t, is_convolution and i == 1) for i, t in enumerate(layer.inputs)]
     builder = relax.BlockBuilder()
     variables = [
-        relax.Var(f"input{i}", relax.TensorType(array.shape, "float32"))
-        for i, array in enumerate(arrays)
+        relax.Var(f"input{i}", relax.TensorType(tensor.shape, str(tensor.dtype).split(".")[1]))
+        for i, tensor in enumerate(tensors)
     ]
     with builder.function("main", variables):
         with builder.dataflow():
@@ -287,16 +318,19 @@ def compiled(layer: Layer) -> Run:
     record = lookup("wq")
     target = tvm.target.Target(record.config(num_cores=usable_cpus()))
     module = builder.get()
-    inputs = len(arrays) - layer.constants
+    inputs = len(tensors) - layer.constants
     module.update_func(module.get_global_var("main"), module["main"].with_attr("num_input", inputs))
-    weights = {str(i): array for i, array in enumerate(arrays[inputs:])}
+    weights = {str(i): tensor.numpy() for i, tensor in enumerate(tensors[inputs:])}
     with target:
-        module, weights = evaluate_packing(optimize(module, record), weights)
+        module, weights = evaluate_packing(optimize(module, record, images), weights)
         module = finish(module)
     executable = tvm.compile(module, target=target, relax_pipeline=None)
     machine = relax.VirtualMachine(executable, tvm.cpu())
     main, let_go = machine["main"], machine["let_go"]
-    values = [tvm.runtime.tensor(array) for array in (*arrays[:inputs], *weights.values())]
+    values = [
+        *(tvm.runtime.from_dlpack(tensor) for tensor in tensors[:inputs]),
+        *(tvm.runtime.tensor(array) for array in weights.values()),
+    ]
 
     def run() -> Any:
         # The machine holds what it returned last until it returns again: results would take turns
@@ -308,10 +342,10 @@ def compiled(layer: Layer) -> Run:
     return run
 
 
-def check(layer: Layer, ours: np.ndarray) -> None:
-    expected = to_relax(layer.run(*layer.inputs), is_weight=False)
-    error = np.abs(expected.reshape(ours.shape) - ours).max() / np.abs(expected).max()
-    if not error <= TOLERANCE:
+def check(layer: Layer, ours: torch.Tensor, images: str) -> None:
+    expected = to_relax(layer.run(*layer.inputs), is_weight=False).float()
+    error = (expected.reshape(ours.shape) - ours.float()).abs().max() / expected.abs().max()
+    if not error <= NARROW_TOLERANCE.get(images, TOLERANCE):
         raise SystemExit(f"{layer.name}: relative error {error:.1e}; its time means nothing")
 
 
@@ -352,32 +386,28 @@ def copy_bandwidth(nbytes: int, clock: Clock) -> float:
     return 8 * source.numel() / medians([lambda: to.copy_(source)], clock)[0]
 
 
-def bytes_of(layer: Layer, result: np.ndarray) -> int:
-    return 4 * (sum(tensor.numel() for tensor in layer.inputs) + result.size)
-
-
-def measure(layer: Layer, clock: Clock, peak: float) -> tuple[float, float, float]:
+def measure(layer: Layer, clock: Clock, peak: float, images: str) -> tuple[float, float, float]:
     """Seconds of a layer by wqtvm, by PyTorch, and at the floor."""
-    ours = compiled(layer)
-    result = ours().numpy()
-    check(layer, result)
+    ours = compiled(layer, images)
+    result = torch.from_dlpack(ours())
+    check(layer, result, images)
     last = tuple(channels_last(tensor) for tensor in layer.inputs)
     runs = [ours, partial(layer.run, *layer.inputs), partial(layer.run, *last)]
     seconds, *torch_seconds = medians(runs, clock)
-    moved = bytes_of(layer, result)
+    moved = sum(tensor.nbytes for tensor in (*layer.inputs, result))
     floor = moved / copy_bandwidth(moved, clock)
     return seconds, min(torch_seconds), max(floor, layer.flops / peak)
 
 
-def table(chosen: Sequence[Layer], threads: int, clock: Clock, patience: int) -> None:
-    print(f"{threads} threads, medians of {clock.rounds} rounds\n")
+def table(chosen: Sequence[Layer], threads: int, clock: Clock, patience: int, images: str) -> None:
+    print(f"{threads} threads, images in {images}, medians of {clock.rounds} rounds\n")
     peak = peaks.measure(threads).float32
     print("| layer | wqtvm, us | PyTorch, us | times PyTorch | floor, us | of the floor |")
     print("|---|---:|---:|---:|---:|---:|")
     for layer in chosen:
         for attempt in range(patience):
             with Others() as others:
-                seconds, best, floor = measure(layer, clock, peak)
+                seconds, best, floor = measure(layer, clock, peak, images)
             if others.cpus <= QUIET:
                 break
             time.sleep(attempt)
@@ -397,16 +427,20 @@ def main() -> None:
     parser.add_argument("--only", default="", help="layers whose name contains this")
     parser.add_argument("--patience", type=int, default=1, help="times a row is measured at most")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
+    add = parser.add_argument
+    add("--images", choices=("float32", *NARROW_TOLERANCE), default="float32", help="their dtype")
     options = parser.parse_args()
 
     found = examine()
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "apache-tvm"))
     print(f"{found.cpu}, {found.cpus} CPUs, {wqtvm.target.lookup('wq').name}; {packages}\n")
     chosen = [layer for layer in layers() if options.only in layer.name]
+    if options.images != "float32":
+        chosen = [narrowed(layer, options.images) for layer in chosen if not layer.flops]
     for threads in options.threads:
         with same_threads(threads), torch.inference_mode():
             clock = Clock(options.rounds, PAUSE if threads > 1 else 0.0, CLOCKS[options.clock])
-            table(chosen, threads, clock, options.patience)
+            table(chosen, threads, clock, options.patience, options.images)
 
 
 if __name__ == "__main__":

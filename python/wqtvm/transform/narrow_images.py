@@ -159,17 +159,17 @@ def _with_narrow(function: tirx.PrimFunc, positions: Sequence[int], dtype: str) 
         return conversion.widen(tirx.BufferLoad(own[node.source], node.indices))
 
     def store(node: tirx.BufferStore) -> Any:
-        if node.buffer not in own:
-            return node
-        value = _narrow_of(node.value, dtype)
-        value = conversion.round(node.value) if value is None else value
-        return tirx.BufferStore(own[node.buffer], value, node.indices)
+        value = conversion.round(node.value) if node.buffer in own else node.value
+        # Widened only to be rounded again: as it is.
+        load = _load_of(value, dtype, lambda load: conversion.round(conversion.widen(load)))
+        value = value if load is None else load
+        return tirx.BufferStore(own.get(node.buffer, node.buffer), value, node.indices)
 
     def region(node: Any) -> Any:
         return tirx.BufferRegion(own[node.source], node.region) if node.source in own else node
 
     def address(call: Any) -> Any:
-        narrow = _narrow_of(call.args[0], dtype) if _is_address(call) else None
+        narrow = _load_of(call.args[0], dtype, conversion.widen) if _is_address(call) else None
         return call if narrow is None else tirx.address_of(narrow)
 
     body = tvm_ffi.structural_map(
@@ -181,14 +181,13 @@ def _with_narrow(function: tirx.PrimFunc, positions: Sequence[int], dtype: str) 
     return renew_defs(tirx.PrimFunc(params, body, function.ret_type, function.attrs))
 
 
-def _narrow_of(value: Any, dtype: str) -> Any:
-    """The load of this dtype that a value is widened from and nothing else; else None."""
+def _load_of(value: Any, dtype: str, convert: Callable[[Any], Any]) -> Any:
+    """The load of this dtype that a value is converted from and nothing else; else None."""
     loads: list[Any] = []
     tvm_ffi.structural_walk(value, (TensorLoad, loads.append))
     if not loads or str(loads[0].ty.dtype) != like(loads[0], dtype):
         return None
-    is_widened = tvm_ffi.structural_equal(value, CONVERSIONS[dtype].widen(loads[0]))
-    return loads[0] if is_widened else None
+    return loads[0] if tvm_ffi.structural_equal(value, convert(loads[0])) else None
 
 
 def _is_identity(function: tirx.PrimFunc) -> bool:
@@ -256,16 +255,16 @@ class _Narrow(PyExprMutator):
         function = self._function(callee, positions)
         given = [self.visit_expr(argument) for argument in arguments]
         is_inner = isinstance(binding.var, relax.DataflowVar)
+        emit = self.builder_.emit if is_inner else self.builder_.emit_output
         # Such as one that widened what is narrow now.
         if (
-            is_inner
-            and len(given) == 1
+            len(given) == 1
+            and (is_inner or isinstance(given[0], relax.DataflowVar))
             and tvm_ffi.structural_equal(given[0].ty, result)
             and _is_identity(self.builder_.get()[function])
         ):
-            self.set_var_remap(binding.var, given[0])
+            self.set_var_remap(binding.var, given[0] if is_inner else emit(given[0]))
             return
-        emit = self.builder_.emit if is_inner else self.builder_.emit_output
         new = emit(relax.call_tir(function, given, result), str(binding.var.name))
         self.set_var_remap(binding.var, new)
 
