@@ -24,11 +24,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wqtvm import WinogradConfig
 from wqtvm.errors import WqtvmError
-from wqtvm.fastconv import bilinear_algorithm
 from wqtvm.planning.cost import FITTED, Efficiency, Work, work_of
-from wqtvm.quantization.plan import LayerPlan, Reason
 from wqtvm.target import lookup, usable_cpus
 from wqtvm.target.machine import Machine, measured_machine
 
@@ -37,6 +34,7 @@ from .layers.layers import Layer
 from .layers.peers import Setting, competitor
 from .layers.peers.base import CLOCKS
 from .layers.peers.wqtvm_layers import CONFIGS
+from .layers.plans import planned
 from .layers.results import Record, machine_name, parse
 from .layers.tables import milliseconds
 
@@ -126,36 +124,6 @@ def read(path: Path, setting: Setting) -> list[Record]:
         if record.machine == machine_name() and record.setting == setting:
             found[record.layer] = record
     return list(found.values())
-
-
-def planned(layer: Layer, config: WinogradConfig) -> LayerPlan:
-    """A layer of the race as a configuration that names an algorithm has it."""
-    base = {
-        "name": layer.name,
-        "input_shape": (layer.batch, layer.in_channels, layer.height, layer.width),
-        "weight_shape": (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel),
-        "stride": (layer.stride,) * 2, "padding": (layer.kernel // 2,) * 2, "dilation": (1, 1),
-        "groups": 1,
-        "algorithm": config.algorithm, "reason": Reason.ELIGIBLE,
-    }  # fmt: skip
-    if config.algorithm == "float":
-        absent = ("tile", "points", "precision", "group_size", "scales", "steps", "weight_steps")
-        return LayerPlan(**base, **dict.fromkeys(absent))  # type: ignore[arg-type]
-    tile = None if config.algorithm == "direct" else config.tile
-    assert not isinstance(tile, tuple)
-    is_whole = config.activation_steps == "image" or config.precision == "bfloat16"
-    algorithm = bilinear_algorithm(config.algorithm, tile, config.points)
-    return LayerPlan(
-        **base,  # type: ignore[arg-type]
-        tile=tile,
-        points=algorithm.points or None,
-        precision=config.precision,
-        group_size=0 if is_whole else config.group_size,
-        scales=config.scales,
-        steps=config.steps,
-        weight_steps="filter" if is_whole or layer.kernel == 1 else config.weight_steps,
-        activation_steps=config.activation_steps,
-    )
 
 
 def table(samples: Sequence[Sample], predicted: Sequence[float]) -> list[str]:

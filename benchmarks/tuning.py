@@ -24,10 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wqtvm import WinogradConfig
 from wqtvm.errors import WqtvmError
-from wqtvm.fastconv import bilinear_algorithm
-from wqtvm.quantization.plan import LayerPlan, Plan, Reason
+from wqtvm.quantization.plan import Plan
 from wqtvm.schedules.space import Point
 from wqtvm.schedules.tuned import point_from, read_lines
 from wqtvm.target import TargetRecord, lookup, usable_cpus
@@ -36,7 +34,9 @@ from wqtvm.tuning.measure import Bench
 from wqtvm.tuning.session import CANDIDATE_SECONDS, FINALISTS, LEAST_GAIN, RACE_ROUNDS, gains_of
 from wqtvm.tuning.task import Task, tasks_of
 
+from .layers.layers import Layer
 from .layers.peers.wqtvm_layers import CONFIGS
+from .layers.plans import planned
 
 PARTS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 # (input channels, output channels, height, width): how often.
@@ -95,7 +95,7 @@ def plan_of(networks: Sequence[str], algorithms: Sequence[str]) -> Plan:
     return Plan(
         tuple(
             replace(
-                planned(shape, CONFIGS[name]),
+                planned(Layer(network, *shape), CONFIGS[name]),
                 name=f"{network}.{'x'.join(map(str, shape))}.{name}.{index}",
             )
             for network in networks
@@ -104,21 +104,6 @@ def plan_of(networks: Sequence[str], algorithms: Sequence[str]) -> Plan:
             for index in range(count)
         )
     )
-
-
-def planned(shape: tuple[int, int, int, int], config: WinogradConfig) -> LayerPlan:
-    """A 3x3 convolution of stride 1 as a configuration has it."""
-    inputs, outputs, height, width = shape
-    tile = None if config.algorithm == "direct" else config.tile_of(3)
-    points: tuple[str, ...] | None = None
-    if config.algorithm == "winograd":
-        assert isinstance(tile, int)
-        points = bilinear_algorithm(config.algorithm, tile, config.points, 3).points
-    return LayerPlan(
-        "layer", (1, inputs, height, width), (outputs, inputs, 3, 3), (1, 1), (1, 1), (1, 1), 1,
-        config.algorithm, tile, points, config.precision, config.group_size, config.scales,
-        config.steps, config.weight_steps, Reason.ELIGIBLE,
-    )  # fmt: skip
 
 
 def curves(database: Path) -> dict[str, list[float]]:

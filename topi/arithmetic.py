@@ -16,7 +16,7 @@ from tvm import ir, te, tirx
 from tvm.ir.expr import TensorLoad
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
-from ..fastconv import evaluate_row
+from ..fastconv import evaluate_rows
 from ..quantization.arithmetic import LARGEST, ZERO_BELOW
 
 _SIGN_MASK = 0x7FFFFFFF
@@ -36,7 +36,7 @@ tirx.register_intrin_lowering("tirx.fma", target="llvm", f=_llvm_fma, level=11)
 
 
 class _FloatOps:
-    """The operations of ``evaluate_row`` on TE expressions of float32."""
+    """The operations of ``evaluate_rows`` on TE expressions of float32."""
 
     def add(self, a: Any, b: Any, /) -> Any:
         return a + b
@@ -113,12 +113,13 @@ def transform(
     axis: int,
     order: Sequence[int] | None = None,
 ) -> te.Tensor:
-    """Multiply a float matrix to one axis of a float32 tensor, each row as ``evaluate_row`` does.
+    """Multiply a float matrix to one axis of a float32 tensor, as ``evaluate_rows`` does.
 
     ``order`` permutes the result's axes: result[index] = product[index[i] for i in order].
     """
-    rows = [partial(evaluate_row, row, ops=_FLOAT_OPS) for row in matrix]
-    return _matrix_pass(name, source, axis, order, rows)
+    return _matrix_pass(
+        name, source, axis, order, len(matrix), partial(evaluate_rows, matrix, ops=_FLOAT_OPS)
+    )
 
 
 def integer_transform(
@@ -137,7 +138,10 @@ def integer_transform(
             total = total + term
         return total
 
-    return _matrix_pass(name, source, axis, None, [partial(row_sum, row) for row in matrix])
+    def row_sums(inputs: Sequence[Any]) -> list[Any]:
+        return [row_sum(row, inputs) for row in matrix]
+
+    return _matrix_pass(name, source, axis, None, len(matrix), row_sums)
 
 
 def _matrix_pass(
@@ -145,18 +149,19 @@ def _matrix_pass(
     source: te.Tensor,
     axis: int,
     order: Sequence[int] | None,
-    rows: Sequence[Callable[[Sequence[Any]], Any]],
+    rows: int,
+    evaluate: Callable[[Sequence[Any]], list[Any]],
 ) -> te.Tensor:
     shape = list(source.shape)
     columns = int(shape[axis])
-    shape[axis] = len(rows)
+    shape[axis] = rows
     if order is not None:
         shape = [shape[order.index(i)] for i in range(len(shape))]
 
     def value(*index: Any) -> Any:
         at = list(index) if order is None else [index[i] for i in order]
         inputs = [source(*at[:axis], i, *at[axis + 1 :]) for i in range(columns)]
-        return pick([row(inputs) for row in rows], at[axis])
+        return pick(evaluate(inputs), at[axis])
 
     return te.compute(shape, value, name=name)
 

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wqtvm.errors import AlgorithmError
-from wqtvm.fastconv import as_matrix, evaluate_row, integer_matrix, toom_cook, winograd
+from wqtvm.fastconv import (
+    as_matrix,
+    evaluate_row,
+    evaluate_rows,
+    integer_matrix,
+    toom_cook,
+    unit_matrix,
+    winograd,
+)
 from wqtvm.quantization.arithmetic import NumpyRowOps
 
 COEFFICIENTS = st.lists(
@@ -36,9 +44,11 @@ class RecordingOps:
     """Exact arithmetic that refuses to add a bare product, and keeps what was called."""
 
     calls: list[str] = field(default_factory=list)
+    texts: set[str] = field(default_factory=set)  # the same expression is computed once
 
     def _made(self, name: str, text: str, value: Fraction, product: bool = False) -> Term:
         self.calls.append(name)
+        self.texts.add(text)
         return Term(text, value, product)
 
     def add(self, a: Term, b: Term, /) -> Term:
@@ -75,7 +85,9 @@ def test_rows_are_exact_and_never_add_a_bare_product(coefficients: list[int]) ->
     terms = inputs(len(coefficients))
     ops = RecordingOps()
     result = evaluate_row(coefficients, terms, ops)
-    assert result.value == sum(c * x.value for c, x in zip(coefficients, terms, strict=True))
+    exact = [c * x.value for c, x in zip(coefficients, terms, strict=True)]
+    # Of a half, coefficients are taken relative to the first, and rounded to float32.
+    assert abs(result.value - sum(exact)) <= Fraction(1, 2**24) * sum(map(abs, exact))
     nonzero = sum(c != 0 for c in coefficients)
     # One operation to join each term to another, a product to start each half, a negation.
     assert len(ops.calls) <= (nonzero - 1) + 2 + 1
@@ -91,8 +103,9 @@ def test_rows_in_float32_are_within_rounding_of_the_exact_sum(
     result = evaluate_row(coefficients, list(values), NumpyRowOps())
     assert result.dtype == np.float32
     terms = np.asarray(coefficients)[:, None] * values.astype(np.float64)
-    # At most one rounding per operation, each of at most 2^-24 of the sum of magnitudes.
-    bound = (len(coefficients) + 1) * 2.0**-24 * np.abs(terms).sum(axis=0)
+    # At most one rounding per operation and one of a coefficient, each of at most 2^-24 of the sum
+    # of magnitudes.
+    bound = (len(coefficients) + 2) * 2.0**-24 * np.abs(terms).sum(axis=0)
     assert np.all(np.abs(result - terms.sum(axis=0)) <= bound)
 
 
@@ -101,10 +114,13 @@ def test_rows_in_float32_are_within_rounding_of_the_exact_sum(
     [
         # Halves by parity of the index; unit terms first; the sign of the half taken out.
         ((36, 0, -97, 0, 36, 0), "fma(36,x4,fma(-97,x2,36*x0))"),
-        ((0, 18, 27, -8, -12, 0), "(fma(-12,x4,27*x2)+fma(-8,x3,18*x1))"),
-        ((0, -18, 27, 8, -12, 0), "(fma(-12,x4,27*x2)-fma(-8,x3,18*x1))"),
-        ((0, 18, -27, -8, 12, 0), "(fma(-8,x3,18*x1)-fma(-12,x4,27*x2))"),
+        ((0, 18, 27, -8, -12, 0), "fma(18,fma(-0.444444,x3,x1),fma(-12,x4,27*x2))"),
+        ((0, -18, 27, 8, -12, 0), "fma(-18,fma(-0.444444,x3,x1),fma(-12,x4,27*x2))"),
+        ((0, 18, -27, -8, 12, 0), "fma(-27,fma(-0.444444,x4,x2),fma(-8,x3,18*x1))"),
         ((0, -18, -27, 8, 12, 0), "-(fma(-12,x4,27*x2)+fma(-8,x3,18*x1))"),
+        ((0, 18, 27, 8, -27, 0), "fma(18,fma(0.444444,x3,x1),fma(-27,x4,27*x2))"),
+        ((0, 2, 1, -8, -4, 0), "fma(2,fma(-4,x3,x1),fma(-4,x4,x2))"),
+        ((0, 2, -1, -8, 4, 0), "(fma(-8,x3,2*x1)-fma(-4,x4,x2))"),
         ((4, 0, -5, 0, 1, 0), "fma(-5,x2,fma(4,x0,x4))"),
         ((0, 4, -4, -1, 1, 0), "(fma(-4,x2,x4)-fma(-4,x1,x3))"),
         ((0, 0, 4, 0, -1, 0), "-fma(-4,x2,x4)"),
@@ -144,6 +160,52 @@ def test_no_negation_and_no_bare_product_in_the_transforms(tile: int) -> None:
     assert "neg" not in ops.calls
     for row in algorithm.a_t:
         assert not evaluate_row(row, inputs(len(row)), RecordingOps()).product
+
+
+@pytest.mark.parametrize(
+    ("tile", "points", "count"),
+    [(2, "best", (4, 4)), (3, "best", (10, 9)), (4, "best", (12, 12)), (4, "lavin", (12, 10)),
+     (5, "best", (21, 17)), (6, "best", (24, 20))],
+)  # fmt: skip
+def test_operations_of_the_transforms(tile: int, points: str, count: tuple[int, int]) -> None:
+    algorithm = winograd(tile, points)
+    found = []
+    for matrix in (unit_matrix(algorithm.b_t).rows, algorithm.a_t):
+        ops, terms = RecordingOps(), inputs(len(matrix[0]))
+        for row, result in zip(matrix, evaluate_rows(matrix, terms, ops), strict=True):
+            exact = [c * x.value for c, x in zip(row, terms, strict=True)]
+            # Coefficients are rounded to float32, and so are their ratios.
+            assert abs(result.value - sum(exact)) <= Fraction(1, 2**22) * sum(map(abs, exact))
+            assert not result.product
+        assert "neg" not in ops.calls
+        found.append(len(ops.texts))
+    assert tuple(found) == count
+
+
+def test_columns_that_differ_in_signs_are_summed_first() -> None:
+    matrix = as_matrix([[1, 1, 1, 0], [0, 2, -2, 0], [0, 4, 4, 1]])
+    found = evaluate_rows(matrix, inputs(4), RecordingOps())
+    texts = ["(x0+(x1+x2))", "2*(x1-x2)", "fma(4,(x1+x2),x3)"]
+    assert [result.text for result in found] == texts
+
+
+def test_columns_that_are_equal_or_of_other_sizes_are_not() -> None:
+    matrix = as_matrix([[1, 1, 2, -2], [1, 1, 3, 2]])
+    found = [each.text for each in evaluate_rows(matrix, inputs(4), RecordingOps())]
+    assert found == [evaluate_row(row, inputs(4), RecordingOps()).text for row in matrix]
+
+
+@pytest.mark.parametrize("points", ["best", "lavin", "complex"])
+@pytest.mark.parametrize("tile", [2, 3, 4, 6])
+def test_rows_with_ones_are_the_matrix(tile: int, points: str) -> None:
+    if (tile, points) in ((2, "complex"), (4, "complex")):
+        pytest.skip("there are no such points")
+    matrix = winograd(tile, points).b_t
+    found = unit_matrix(matrix)
+    for row, scale, entries in zip(matrix, found.row_scale, found.rows, strict=True):
+        assert tuple(scale * entry for entry in entries) == row
+        first = next(half for half in (entries[::2], entries[1::2]) if any(half))
+        assert 1 in map(abs, first)
 
 
 def test_wrong_rows_are_refused() -> None:

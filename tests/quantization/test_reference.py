@@ -85,11 +85,14 @@ class Plain:
                 sign = 1 if coefficients[indices[0]] > 0 else -1
                 terms = [(F32(sign * coefficients[i]), values[i]) for i in indices]
                 parts.append((sign, terms))
-        singles = [len(terms) == 1 and terms[0][0] != 1 for _, terms in parts]
-        if len(parts) == 2 and any(singles):
-            last = 1 if singles[1] else 0
-            (sign, ((c, x),)), (other_sign, other) = parts[last], parts[1 - last]
-            return self.fma(F32(sign) * c, x, F32(other_sign) * self.half(other))
+        for last in (1, 0):
+            if len(parts) < 2:
+                break
+            (sign, terms), (other_sign, other) = parts[last], parts[1 - last]
+            c = terms[0][0]
+            if c != 1 and (len(terms) == 1 or other_sign > 0):
+                rest = self.half([(F32(float(each) / float(c)), x) for each, x in terms])
+                return self.fma(F32(sign) * c, rest, F32(other_sign) * self.half(other))
         first, *rest = [F32(sign) * self.half(terms) for sign, terms in parts]
         return first + rest[0] if rest else first
 
@@ -180,8 +183,20 @@ class Plain:
     def columns(self, matrix: list[list[float]], values: np.ndarray) -> np.ndarray:
         out = np.zeros((len(matrix), *values.shape[1:]), np.float32)
         for index in np.ndindex(values.shape[1:]):
-            for r, row in enumerate(matrix):
-                out[(r, *index)] = self.row(row, [values[(i, *index)] for i in range(len(row))])
+            rows = [list(row) for row in matrix]
+            inputs = [values[(i, *index)] for i in range(len(rows[0]))]
+            i = 0
+            while i + 1 < len(inputs):  # columns that differ in signs: their sum and difference
+                pairs = [(row[i], row[i + 1]) for row in rows]
+                kinds = {a == b for a, b in pairs if a}
+                if all(abs(a) == abs(b) for a, b in pairs) and len(kinds) == 2:
+                    inputs[i : i + 2] = inputs[i] + inputs[i + 1], inputs[i] - inputs[i + 1]
+                    for row, (a, b) in zip(rows, pairs, strict=True):
+                        row[i : i + 2] = (a, 0.0) if a == b else (0.0, a)
+                    i += 1
+                i += 1
+            for r, row in enumerate(rows):
+                out[(r, *index)] = self.row(row, inputs)
         return out
 
     def full(self, d: np.ndarray, weights: object) -> dict[str, np.ndarray]:

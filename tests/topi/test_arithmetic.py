@@ -12,7 +12,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import te, tirx
 
-from wqtvm.fastconv import evaluate_row, winograd
+from wqtvm.fastconv import evaluate_rows, winograd
 from wqtvm.quantization.arithmetic import NumpyRowOps, fma32, quantize
 from wqtvm.topi.arithmetic import absolute_bits, contract_reduction, pick, steps_of, transform
 
@@ -84,7 +84,7 @@ def test_transforms_evaluate_rows_in_the_one_order(
     function = te.create_prim_func([source, transform("product", source, matrix, axis=0)])
     shape = (len(matrix), 32)
     (actual,) = run(target, function, [values], [np.zeros(shape, np.float32)])
-    expected = np.stack([evaluate_row(row, list(values), NumpyRowOps()) for row in matrix])
+    expected = np.stack(evaluate_rows(matrix, list(values), NumpyRowOps()))
     assert_same_bits(actual, expected)
 
 

@@ -85,7 +85,7 @@ def test_sizes_of_a_known_layer() -> None:
     assert (work.tile_rows, work.tile_columns) == (8, 5)
     assert work.tile_shape == (2, 9, 6)
     assert (work.groups, work.group_size, work.packed_channels) == (2, 32, 64)
-    assert work.packed_shape == (6, 6, 4, 2, 8, 16, 4)
+    assert work.packed_shape == (4, 6, 6, 2, 8, 16, 4)
     assert work.step_shape == (6, 6, 2, 64)
 
 
@@ -106,7 +106,8 @@ def test_every_packed_weight_is_where_the_kernels_read_it(work: WinogradWorkload
     assert packed["U"].shape == work.packed_shape
     lanes, reduce = work.dot.lanes, work.dot.reduce
     k, g, s = np.indices((work.packed_channels, work.groups, work.group_size), sparse=True)
-    read = packed["U"][:, :, k // lanes, g, s // reduce, k % lanes, s % reduce]
+    taps = packed["U"].transpose(1, 2, 0, *range(3, 7))
+    read = taps[:, :, k // lanes, g, s // reduce, k % lanes, s % reduce]
     np.testing.assert_array_equal(read[:, :, : work.out_channels], weights.u)
     assert not read[:, :, work.out_channels :].any()
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from .bilinear import BilinearAlgorithm, Matrix, Rational, as_matrix, rescaled
 from .families import DIRECT_KERNELS, KERNELS, bilinear_algorithm
-from .rows import IntegerMatrix, RowOps, evaluate_row, integer_matrix
+from .rows import (
+    IntegerMatrix,
+    RowMatrix,
+    RowOps,
+    evaluate_row,
+    evaluate_rows,
+    integer_matrix,
+    unit_matrix,
+)
 from .scales import (
     CORRELATION,
     SCALE_RULES,
@@ -32,6 +40,7 @@ __all__ = [
     "Matrix",
     "PointCandidate",
     "Rational",
+    "RowMatrix",
     "RowOps",
     "ScaleSet",
     "as_matrix",
@@ -39,6 +48,7 @@ __all__ = [
     "correlated_scales",
     "direct",
     "evaluate_row",
+    "evaluate_rows",
     "integer_matrix",
     "named_scales",
     "noise_gain_db",
@@ -48,5 +58,6 @@ __all__ = [
     "sfc",
     "standard_scales",
     "toom_cook",
+    "unit_matrix",
     "winograd",
 ]

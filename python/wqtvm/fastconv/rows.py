@@ -1,9 +1,11 @@
-"""Transform rows: as small integers, and their one order of evaluation in float32.
+"""Transform rows: as integers or with many ones, and their one order of evaluation in float32.
 
 Compilers turn a product that feeds an addition into a fused multiply-add whenever they like, which
 changes the last bit. So no order here ever lets a bare product feed an addition: a coefficient
-other than +-1 is always an explicit fma. Kernels and the numpy reference both call evaluate_row,
-hence agree to the bit on every ISA.
+other than +-1 is always an explicit fma. Kernels and the numpy reference both call evaluate_rows,
+hence agree to the bit on every ISA. What rows have in common is the same expression in each of
+them, and computed once: by F(4,3) an input transform takes 12 operations a column, an output
+transform 12.
 """
 
 from __future__ import annotations
@@ -22,18 +24,25 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class IntegerMatrix:
+class RowMatrix:
     """A rational matrix as diag(row_scale) @ rows, exactly.
 
     Attributes
     ----------
-    rows : integers without a common divisor in a row; the term of a row that evaluate_row starts
-        with is positive, so that no row needs a negation of its result.
+    rows : the term of a row that evaluate_row starts with is positive, so that no row needs a
+        negation of its result.
     row_scale : one rational per row, of either sign.
     """
 
-    rows: tuple[tuple[int, ...], ...]
+    rows: tuple[tuple[int, ...], ...] | tuple[tuple[Fraction, ...], ...]
     row_scale: tuple[Fraction, ...]
+
+
+@dataclass(frozen=True)
+class IntegerMatrix(RowMatrix):
+    """Rows of integers without a common divisor."""
+
+    rows: tuple[tuple[int, ...], ...]
 
     @property
     def largest(self) -> int:
@@ -62,6 +71,31 @@ def integer_matrix(matrix: Matrix) -> IntegerMatrix:
     return IntegerMatrix(tuple(rows), tuple(scales))
 
 
+def unit_matrix(matrix: Matrix) -> RowMatrix:
+    """Rows with as many terms +1 as there are of one size in the half that is evaluated first.
+
+    Raises
+    ------
+    AlgorithmError
+        If a row is zero.
+    """
+    integers = integer_matrix(matrix)
+    units = [Fraction(_commonest(row)) for row in integers.rows]
+    rows = tuple(
+        tuple(entry / unit for entry in row) for row, unit in zip(integers.rows, units, strict=True)
+    )
+    scales = zip(integers.row_scale, units, strict=True)
+    return RowMatrix(rows, tuple(scale * unit for scale, unit in scales))
+
+
+def _commonest(row: Sequence[int]) -> int:
+    """The first term of the commonest size, or else the least, of the first half that has any."""
+    half = next(half for half in (row[::2], row[1::2]) if any(half))
+    terms = [entry for entry in half if entry]
+    sizes = [abs(entry) for entry in terms]
+    return max(terms, key=lambda entry: (sizes.count(abs(entry)), -abs(entry)))
+
+
 class RowOps(Protocol[Value]):
     """The float32 operations of a transform row; every result is rounded once."""
 
@@ -88,9 +122,10 @@ class _Half:
     sign: int
     terms: tuple[tuple[float, int], ...]
 
-    @property
-    def is_product(self) -> bool:
-        return len(self.terms) == 1 and self.terms[0][0] != 1
+    def folds_into(self, other: _Half) -> bool:
+        """Whether it is a coefficient times a sum, or one term, to be added by one fma."""
+        is_product = self.terms[0][0] != 1
+        return is_product and (len(self.terms) == 1 or other.sign > 0)
 
 
 def evaluate_row(
@@ -101,8 +136,10 @@ def evaluate_row(
     Terms of even and of odd input index form two halves, which the rows of points p and -p share
     but for a sign. In a half the terms with coefficient +-1 come first, by add and sub, then the
     others by fma, each by ascending index; the sign is taken out so that the first is positive.
-    A half that is a single product is folded into the other half by fma. Coefficients are rounded
-    to float32. Only a row with one single term, not +-1, returns a bare product.
+    Beside another one, a half without +-1 is the coefficient of its first term times the rest, and
+    joins by fma, the odd half if both are such, unless the other one would have to be negated.
+    Coefficients are rounded to float32. Only a row with one single term, not +-1, returns a bare
+    product.
 
     Raises
     ------
@@ -120,15 +157,56 @@ def evaluate_row(
         return _signed_half(even, inputs, ops)
     if not even.terms:
         return _signed_half(odd, inputs, ops)
-    if odd.is_product:
+    if odd.folds_into(even):
         return _fold(odd, _signed_half(even, inputs, ops), inputs, ops)
-    if even.is_product:
+    if even.folds_into(odd):
         return _fold(even, _signed_half(odd, inputs, ops), inputs, ops)
     even_sum, odd_sum = _sum(even, inputs, ops), _sum(odd, inputs, ops)
     if even.sign == odd.sign:
         total = ops.add(even_sum, odd_sum)
         return total if even.sign > 0 else ops.neg(total)
     return ops.sub(even_sum, odd_sum) if even.sign > 0 else ops.sub(odd_sum, even_sum)
+
+
+def evaluate_rows(
+    matrix: Sequence[Sequence[float | Fraction]], inputs: Sequence[Value], ops: RowOps[Value]
+) -> list[Value]:
+    """All rows of a transform matrix times inputs, each by evaluate_row.
+
+    Of two columns that are the same in every row but for a sign, such as those of points p and -p
+    in A^T, the sum and the difference of their inputs are what the rows are evaluated on.
+
+    Raises
+    ------
+    AlgorithmError
+        As evaluate_row.
+    """
+    columns = list(zip(*matrix, strict=True))
+    values, combined = list(inputs), columns.copy()
+    for first, second in _pairs(columns):
+        same = [a == b for a, b in zip(columns[first], columns[second], strict=True)]
+        signed = list(zip(same, columns[first], strict=True))
+        combined[first] = tuple(a if is_same else 0 for is_same, a in signed)
+        combined[second] = tuple(0 if is_same else a for is_same, a in signed)
+        values[first] = ops.add(inputs[first], inputs[second])
+        values[second] = ops.sub(inputs[first], inputs[second])
+    return [evaluate_row(row, values, ops) for row in zip(*combined, strict=True)]
+
+
+def _pairs(columns: Sequence[Sequence[float | Fraction]]) -> list[tuple[int, int]]:
+    """Neighbouring columns that are the same but for signs, of which some differ and some do not.
+
+    Not where a row has nothing else: it would be a product of their sum.
+    """
+    found: list[tuple[int, int]] = []
+    for index in range(1, len(columns)):
+        one, other = columns[index - 1], columns[index]
+        is_free = not found or found[-1][1] < index - 1
+        signs = {(a > 0) == (b > 0) for a, b in zip(one, other, strict=True) if a}
+        is_alike = all(abs(a) == abs(b) for a, b in zip(one, other, strict=True))
+        if is_free and is_alike and len(signs) == 2:
+            found.append((index - 1, index))
+    return found
 
 
 def _halves(coefficients: Sequence[float | Fraction]) -> tuple[_Half, _Half]:
@@ -161,16 +239,17 @@ def _sum(half: _Half, inputs: Sequence[Value], ops: RowOps[Value]) -> Value:
 
 
 def _signed_half(half: _Half, inputs: Sequence[Value], ops: RowOps[Value]) -> Value:
-    if half.is_product:
-        coefficient, index = half.terms[0]
+    (coefficient, index), *rest = half.terms
+    if coefficient != 1 and not rest:
         return ops.mul(half.sign * coefficient, inputs[index])
     total = _sum(half, inputs, ops)
     return total if half.sign > 0 else ops.neg(total)
 
 
 def _fold(product: _Half, other: Value, inputs: Sequence[Value], ops: RowOps[Value]) -> Value:
-    coefficient, index = product.terms[0]
-    return ops.fma(product.sign * coefficient, inputs[index], other)
+    coefficient = product.terms[0][0]
+    rest = _Half(1, tuple((_float32(c / coefficient), index) for c, index in product.terms))
+    return ops.fma(product.sign * coefficient, _sum(rest, inputs, ops), other)
 
 
 def _float32(value: float | Fraction) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputMismatchError
-from ..fastconv import evaluate_row
+from ..fastconv import evaluate_rows
 from .arithmetic import F32, I8, I32, LARGEST, NumpyRowOps, fma32, quantize, split_groups
 from .bfloat16_reference import Bfloat16Stages
 from .direct_reference import DirectStages, direct_reference
@@ -256,10 +256,9 @@ def _join(values: NDArray[_Number], channels: int) -> NDArray[_Number]:
 
 
 def _transform(matrix: Iterable[Sequence[float]], values: F32, axis: int) -> F32:
-    """One float32 pass of a transform along an axis, each row in the order of evaluate_row."""
+    """One float32 pass of a transform along an axis, in the order of evaluate_rows."""
     inputs = list(np.moveaxis(values, axis, 0))
-    rows = [evaluate_row(tuple(row), inputs, _OPS) for row in matrix]
-    return np.stack(rows, axis=axis)
+    return np.stack(evaluate_rows(matrix, inputs, _OPS), axis=axis)
 
 
 def _integer_pass(matrix: NDArray[np.float64], values: I8, axis: int) -> F32:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from ..errors import ConfigError
 from ..fastconv import (
     BilinearAlgorithm,
-    IntegerMatrix,
+    RowMatrix,
     ScaleSet,
     direct,
     integer_matrix,
     standard_scales,
+    unit_matrix,
 )
 from .arithmetic import round_up
 
@@ -43,15 +44,17 @@ class Axis:
     ----------
     algorithm : computes one row or one column of a tile.
     scales : S_B and S_G.
+    is_integer : whether B^T is multiplied to integers, not to float32.
     """
 
     algorithm: BilinearAlgorithm
     scales: ScaleSet
+    is_integer: bool = True
 
     @cached_property
-    def input_matrix(self) -> IntegerMatrix:
-        """B^T as small integers and row scales."""
-        return integer_matrix(self.algorithm.b_t)
+    def input_matrix(self) -> RowMatrix:
+        """B^T as rows of small integers, in float32 of many ones, and row scales."""
+        return (integer_matrix if self.is_integer else unit_matrix)(self.algorithm.b_t)
 
     @cached_property
     def input_row_scale(self) -> NDArray[np.float64]:
@@ -190,7 +193,9 @@ class Scheme:
 
     def _axis(self, algorithm: BilinearAlgorithm, scales: ScaleSet) -> Axis:
         """An axis with the scales that are used: standard ones in precision "hadamard"."""
-        return Axis(algorithm, standard_scales(algorithm) if self.precision != "full" else scales)
+        if self.precision == "full":
+            return Axis(algorithm, scales)
+        return Axis(algorithm, standard_scales(algorithm), is_integer=False)
 
     @property
     def name(self) -> str:

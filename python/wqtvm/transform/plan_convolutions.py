@@ -68,12 +68,22 @@ def plan_convolutions(module: ir.IRModule, config: WinogradConfig) -> Plan:
     names = [layer.name for layer in layers]
     check_patterns(names, "include", config.include)
     check_patterns(names, "exclude", config.exclude)
+    return Plan(plan_layers(layers, config), config.images)
+
+
+def plan_layers(layers: Sequence[LayerPlan], config: WinogradConfig) -> tuple[LayerPlan, ...]:
+    """Give float layers that are eligible the algorithm that is configured.
+
+    Raises
+    ------
+    ConfigError, AlgorithmError, ArtefactError
+        As ``plan_convolutions``, but for the patterns.
+    """
     if config.algorithm == "float":
-        return Plan(tuple(layers), config.images)
+        return tuple(layers)
     wanted = {layer.weight_shape[2] for layer in layers if _is_for(layer, config)}
     choices = _choices(sorted(wanted), config)
-    planned = tuple(_planned(layer, choices, config) for layer in layers)
-    return Plan(planned, config.images)
+    return tuple(_planned(layer, choices, config) for layer in layers)
 
 
 def _is_for(layer: LayerPlan, config: WinogradConfig) -> bool:
