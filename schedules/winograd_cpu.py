@@ -26,6 +26,7 @@ from tvm import s_tir, tirx
 from tvm.tirx import IterVar
 
 from .expand import expand_functions
+from .inner_tiles import read_inner_tiles
 from .loops import inline_epilogue, largest_of_channels, unroll_and_vectorize
 from .prefetch import TILES, VECTORS, fetch_next_tile
 from .product_kernel import BLOCKS, MARK, write_products
@@ -69,6 +70,8 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     rows, vectors = blocking.rows(block), blocking.vectors(panel)
     _schedule_products(sch, blocking, rows, vectors)
     function = expand_functions(sch.mod["main"])  # those of the epilogue
+    if precision == "hadamard":
+        function = read_inner_tiles(function)
     if blocking.instructions is None:
         return function
     lanes, reduce = blocking.dot_lanes, blocking.dot_reduce
