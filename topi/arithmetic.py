@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -109,7 +110,7 @@ def pick(choices: Sequence[Any], index: Any) -> Any:
 def transform(
     name: str,
     source: te.Tensor,
-    matrix: Sequence[Sequence[float]],
+    matrix: Sequence[Sequence[float | Fraction]],
     axis: int,
     order: Sequence[int] | None = None,
 ) -> te.Tensor:

@@ -69,7 +69,8 @@ def output_transform(work: WinogradWorkload, m: te.Tensor) -> te.Tensor:
 def _input_matrix(axis: Axis) -> tuple[Sequence[Sequence[int]], list[Any]]:
     """Integer rows of B^T, and their float32 scales."""
     scales = axis.input_row_scale.astype(np.float32)
-    return axis.input_matrix.rows, [float32(scale) for scale in scales]
+    rows = [[int(entry) for entry in row] for row in axis.input_matrix.rows]
+    return rows, [float32(scale) for scale in scales]
 
 
 def _output_matrix(axis: Axis) -> tuple[list[list[int]], Any]:

@@ -194,10 +194,7 @@ def evaluate_rows(
 
 
 def _pairs(columns: Sequence[Sequence[float | Fraction]]) -> list[tuple[int, int]]:
-    """Neighbouring columns that are the same but for signs, of which some differ and some do not.
-
-    Not where a row has nothing else: it would be a product of their sum.
-    """
+    """Neighbouring columns that are the same but for signs: some differ, and some do not."""
     found: list[tuple[int, int]] = []
     for index in range(1, len(columns)):
         one, other = columns[index - 1], columns[index]

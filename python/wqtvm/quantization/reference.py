@@ -10,8 +10,9 @@ axis where ``steps="tile"``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeVar
 
 import numpy as np
@@ -135,8 +136,8 @@ def hadamard_reference(
         v = quantize(_split(b_d_b, scheme), shared=(4,))
         v_step = v.step[..., 0]
         m, acc = _products(v.q, v_step, weights, keep_accumulators)
-        a_m = _transform(scheme.row_axis.output_matrix, m, axis=1)
-        y = _transform(scheme.column_axis.output_matrix, a_m, axis=2)
+        a_m = _transform(scheme.row_axis.output_matrix.tolist(), m, axis=1)
+        y = _transform(scheme.column_axis.output_matrix.tolist(), a_m, axis=2)
     output = assemble_tiles(y, x.shape, scheme, padding)
     return HadamardStages(d, b_d, b_d_b, v.q, v_step, acc, m, a_m, y, output)
 
@@ -255,10 +256,11 @@ def _join(values: NDArray[_Number], channels: int) -> NDArray[_Number]:
     return np.ascontiguousarray(joined)
 
 
-def _transform(matrix: Iterable[Sequence[float]], values: F32, axis: int) -> F32:
+def _transform(matrix: Sequence[Sequence[float | Fraction]], values: F32, axis: int) -> F32:
     """One float32 pass of a transform along an axis, in the order of evaluate_rows."""
-    inputs = list(np.moveaxis(values, axis, 0))
-    return np.stack(evaluate_rows(matrix, inputs, _OPS), axis=axis)
+    inputs: list[F32] = list(np.moveaxis(values, axis, 0))
+    rows = evaluate_rows(matrix, inputs, _OPS)
+    return np.stack(rows, axis=axis)
 
 
 def _integer_pass(matrix: NDArray[np.float64], values: I8, axis: int) -> F32:
