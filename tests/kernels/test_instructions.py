@@ -98,6 +98,19 @@ def test_a_step_of_the_product_updates_every_accumulator_once(
         assert len(loop.matching("vpbroadcastd")) <= kernel.tiles * steps
 
 
+@pytest.mark.parametrize(("channels", "fetch"), [(64, "prefetcht0"), (256, "prefetcht1")])
+def test_weights_are_fetched_into_l1_if_l2_holds_them_and_else_into_l2(
+    channels: int, fetch: str
+) -> None:
+    target = "wq/x86-vnni"  # others have loops over steps, which fetch nothing
+    kernel = compiled(target, "hadamard", channels)
+    work = make_layer(target, (1, 32, 64, channels), channels).work
+    near = math.prod(work.packed_shape) <= cpu_kernels(target).winograd.l2_bytes
+    assert near == (fetch == "prefetcht0")
+    for loop in product_loops(target, kernel):
+        assert {each.mnemonic for each in loop.matching("prefetch.*")} == {fetch}
+
+
 @each_target
 @each_precision
 @each_width
