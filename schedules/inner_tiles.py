@@ -17,7 +17,7 @@ from tvm.s_tir.stmt import SBlock, SBlockRealize
 from .cpu_generic.rewrite import substitute, with_body
 from .prefetch import loop_variables, realized
 
-_TILE, _ROWS = "tile", "input_rows"
+_COPY_AND_ROWS = [["tile"], ["input_rows"]]  # the blocks of two nests, one after the other
 
 
 def read_inner_tiles(function: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -26,9 +26,10 @@ def read_inner_tiles(function: tirx.PrimFunc) -> tirx.PrimFunc:
     def replace(sequence: tirx.SeqStmt) -> Any:
         nests = list(sequence)
         names = [[each.block.name_hint for each in realized(nest)] for nest in nests]
-        if [_TILE] not in names:
+        places = [i for i in range(len(nests)) if names[i : i + 2] == _COPY_AND_ROWS]
+        if not places:
             return sequence
-        first = names.index([_TILE])
+        (first,) = places
         copy, rows = nests[first : first + 2]
         inside, read = _inside(copy), _read(copy, rows)
         either = tirx.IfThenElse(inside, read, tirx.SeqStmt([copy, rows]))
