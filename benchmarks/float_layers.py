@@ -422,12 +422,12 @@ def table(chosen: Sequence[Layer], threads: int, clock: Clock, patience: int, im
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", default="", help="layers whose name contains this")
-    parser.add_argument("--patience", type=int, default=1, help="times a row is measured at most")
-    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     add = parser.add_argument
+    add("--threads", type=int, nargs="+", default=[1, 2])
+    add("--rounds", type=int, default=9)
+    add("--only", default="", help="layers whose name contains this")
+    add("--patience", type=int, default=1, help="times a row is measured at most")
+    add("--clock", choices=sorted(CLOCKS), default="wall")
     add("--images", choices=("float32", *NARROW_TOLERANCE), default="float32", help="their dtype")
     options = parser.parse_args()
 

@@ -14,7 +14,7 @@ import tvm_ffi
 from tvm import ir, sym, tirx
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
-from .cpu_generic.rewrite import substitute, with_body
+from .cpu_generic.rewrite import own_variables, substitute, with_body
 from .prefetch import loop_variables, realized
 
 _COPY_AND_ROWS = [["tile"], ["input_rows"]]  # the blocks of two nests, one after the other
@@ -51,16 +51,13 @@ def _inside(copy: Any) -> Any:
     zero = tirx.const(0, "int64")
     start = dict.fromkeys(loop_variables(copy), zero)
     simplify = sym.Analyzer().simplify
-    ends = []
-    for is_last in (False, True):
-        at = {}
-        for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True):
-            first = simplify(substitute(value, start))
-            # Rows, columns and channels begin at 0 in each tile.
-            is_own = tvm_ffi.structural_equal(first, zero)
-            at[axis.var] = axis.dom.extent - 1 if is_own and is_last else first
-        ends.append(simplify(substitute(condition, at)))
-    return tirx.all(*ends)
+    first, last = {}, {}
+    for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True):
+        at = simplify(substitute(value, start))
+        # Rows, columns and channels begin at 0 in each tile.
+        is_own = tvm_ffi.structural_equal(at, zero)
+        first[axis.var], last[axis.var] = at, axis.dom.extent - 1 if is_own else at
+    return tirx.all(*(simplify(substitute(condition, end)) for end in (first, last)))
 
 
 def _read(copy: Any, rows: Any) -> Any:
@@ -79,7 +76,4 @@ def _read(copy: Any, rows: Any) -> Any:
         return with_body(node, tvm_ffi.structural_map(node.body, (ir.TensorLoad, load)))
 
     read = tvm_ffi.structural_map(rows, (SBlock, block))
-    defined = [*loop_variables(rows)]
-    for realize in realized(rows):
-        defined += [axis.var for axis in realize.block.iter_vars]
-    return substitute(read, {each: tirx.Var(each.name, each.ty.dtype) for each in defined})
+    return substitute(read, own_variables(read))

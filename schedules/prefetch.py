@@ -17,8 +17,6 @@ TILES = "wq.tiles"  # on the loop over the tiles of a block
 VECTORS = "wq.vectors"  # on the loop over a tile's vectors of output channels
 TASKS = "wq.tasks"  # on the loop over the tasks of a direct convolution
 PIXELS = "wq.pixels"  # on the loop over a task's blocks of pixels
-
-
 NEAREST = 1  # the level of the cache beside the registers
 
 

@@ -32,6 +32,20 @@ def uses_variable(expression: Any, variables: Sequence[Any]) -> bool:
     return bool(found)
 
 
+def own_variables(statement: Any) -> dict[Any, Any]:
+    """New variables for the loops and the blocks' axes of a statement, of which there will be two.
+
+    By the ones that it has now.
+    """
+    found: list[Any] = []
+    visits = [
+        (tirx.For, lambda loop: found.append(loop.loop_var)),
+        (tirx.IterVar, lambda axis: found.append(axis.var)),
+    ]
+    tvm_ffi.structural_walk(statement, visits)
+    return {variable: tirx.Var(variable.name, variable.ty.dtype) for variable in found}
+
+
 def replace_loads(body: Any, buffer: Any, value: Any) -> Any:
     """Return a statement in which every load of a buffer is replaced by a value."""
 

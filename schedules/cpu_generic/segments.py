@@ -13,7 +13,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from .access import BlockInfo, NotAnalysableError, evaluate
-from .rewrite import substitute, uses_variable
+from .rewrite import own_variables, substitute, uses_variable
 
 _ANNOTATION = "wq.segments"
 _MOST = 6
@@ -87,11 +87,5 @@ def _piece(loop: Any, start: int, extent: int, lanes: int) -> Any:
 
 
 def _at(loop: Any, place: Any) -> Any:
-    """Return a loop's body at another place, with block variables of its own."""
-    fresh: dict[Any, Any] = {}
-
-    def rename(axis: Any) -> None:
-        fresh[axis.var] = tirx.Var(axis.var.name, axis.var.ty.dtype)
-
-    tvm_ffi.structural_walk(loop.body, (tirx.IterVar, rename))
-    return substitute(loop.body, {loop.loop_var: place, **fresh})
+    """Return a loop's body at another place, with variables of its own."""
+    return substitute(loop.body, {loop.loop_var: place, **own_variables(loop.body)})

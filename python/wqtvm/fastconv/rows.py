@@ -184,10 +184,9 @@ def evaluate_rows(
     columns = list(zip(*matrix, strict=True))
     values, combined = list(inputs), columns.copy()
     for first, second in _pairs(columns):
-        same = [a == b for a, b in zip(columns[first], columns[second], strict=True)]
-        signed = list(zip(same, columns[first], strict=True))
-        combined[first] = tuple(a if is_same else 0 for is_same, a in signed)
-        combined[second] = tuple(0 if is_same else a for is_same, a in signed)
+        entries = list(zip(columns[first], columns[second], strict=True))
+        combined[first] = tuple(a if a == b else 0 for a, b in entries)
+        combined[second] = tuple(0 if a == b else a for a, b in entries)
         values[first] = ops.add(inputs[first], inputs[second])
         values[second] = ops.sub(inputs[first], inputs[second])
     return [evaluate_row(row, values, ops) for row in zip(*combined, strict=True)]
