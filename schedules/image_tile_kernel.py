@@ -130,13 +130,11 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
     first_tap = {axes[5]: g, axes[6]: tirx.const(0, "int64"), axes[7]: tirx.const(0, "int64")}
     corner = [substitute(index, {**first, **first_tap}) for index in v.indices]
     ahead = _fetches(v.source, corner, g, int(loop.extent), e * taps + c, taps, tiles)
-    body: Any = tirx.SeqStmt([*products, *ahead])
-    for variable, extent in ((c, taps), (e, taps), (g, int(loop.extent))):
-        zero = tirx.const(0, "int64")
-        count = tirx.const(extent, "int64")
-        body = tirx.For(variable, zero, count, tirx.ForKind.SERIAL, body)
-    between = tirx.const(_COUNT_BYTES * tiles.vectors * tiles.lanes, "int64")
+    body: Any = _loop(c, taps, tirx.SeqStmt([*products, *ahead]))
     written = tirx.BufferLoad(counts, axes[:5])
+    awake = instructions.store(ACTIVATIONS[0], at(written, 0, 0), tirx.const(0, "int64"))
+    body = _loop(g, int(loop.extent), tirx.SeqStmt([_loop(e, taps, body), awake]))
+    between = tirx.const(_COUNT_BYTES * tiles.vectors * tiles.lanes, "int64")
     stores = []
     for register, part, vector in tiles.used:
         row, column = tiles.parts[part]
@@ -149,6 +147,11 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
         for register, _, vector in tiles.used
     ]
     return tirx.SeqStmt([*begin, body, *stores])
+
+
+def _loop(variable: Any, extent: int, body: Any) -> Any:
+    zero = tirx.const(0, "int64")
+    return tirx.For(variable, zero, tirx.const(extent, "int64"), tirx.ForKind.SERIAL, body)
 
 
 def _fetches(

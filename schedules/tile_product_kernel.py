@@ -46,8 +46,12 @@ def write_tile_products(
     lanes: int,
     reduce: int,
     instructions: TileInstructions,
+    fetch_weights: int = NEAREST,
 ) -> tirx.PrimFunc:
-    """Replace each loop over groups that is marked by the kernel; configure where blocks begin."""
+    """Replace each loop over groups that is marked by the kernel; configure where blocks begin.
+
+    ``fetch_weights`` is the level of the cache into which the next tap's U is fetched, or 0.
+    """
     chunk = 0
     scratch = tirx.decl_buffer((len(ACCUMULATORS), ROWS, lanes), "int32", "accumulators")
 
@@ -55,7 +59,7 @@ def write_tile_products(
         nonlocal chunk
         product = TileProduct(loop, blocks, rows, vectors, lanes, reduce, instructions, scratch)
         chunk = product.chunk
-        return product.statement()
+        return product.statement(fetch_weights)
 
     written = write_marked(function, kernel)
 
@@ -96,14 +100,14 @@ class TileProduct(Product):
         self.places = [(row, column) for row in range(rows[0]) for column in range(rows[1])]
         self.scratch = scratch
 
-    def statement(self) -> Any:
+    def statement(self, fetch_weights: int) -> Any:
         """The kernel, in place of the loop."""
         group = tirx.Var("g", "int64")
         zero = tirx.const(0, "int64")
         first = self._group(zero, first=True)
-        body = [*self._fetch(zero, NEAREST), *first]
+        body = [*(self._fetch(zero, fetch_weights) if fetch_weights else ()), *first]
         if self.groups > 1:
-            others = [*self._fetch(group + 1, NEAREST), *self._group(group + 1, first=False)]
+            others = [*(self._fetch(group + 1, fetch_weights) if fetch_weights else ()), *self._group(group + 1, first=False)]
             count = tirx.const(self.groups - 1, "int64")
             body.append(tirx.For(group, zero, count, tirx.ForKind.SERIAL, tirx.SeqStmt(others)))
         block = SBlock([], self.reads, self.writes, "M", tirx.SeqStmt(body))

@@ -121,7 +121,7 @@ class CpuBlocking:
             "registers": with_default(registers, default["registers"]),
             "panel_blocks": (1, 2, 4) if is_hadamard else (1,),
             "by_panels": (0, 1),
-            "fetch_weights": (0, 1, 2) if written and self.tiles is None else (1,),
+            "fetch_weights": (0, 1, 2) if written else (1,),
             "fetch_tiles": (0, 1) if written and is_hadamard else (1,),
         }
 

@@ -80,7 +80,9 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
             function, rows, vectors, lanes, reduce, blocking.instructions, blocking.fetch_weights
         )
     else:
-        function = write_tile_products(function, rows, vectors, lanes, reduce, blocking.tiles)
+        function = write_tile_products(
+            function, rows, vectors, lanes, reduce, blocking.tiles, blocking.fetch_weights
+        )
     return write_quantization(fetch_next_tile(function), blocking.instructions)
 
 

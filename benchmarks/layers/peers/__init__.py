@@ -67,6 +67,10 @@ COMPETITORS: tuple[Competitor, ...] = (
         Variant(
             "wqtvm F(4,3) g64, float16", "int8", **F16, products=1 / 4, weight_growth=4, ours=True
         ),
+        Variant(
+            "wqtvm F(4,3) one group, float16", "int8", **F16, products=1 / 4, weight_growth=4,
+            ours=True,
+        ),
     )),
 )  # fmt: skip
 
