@@ -55,7 +55,7 @@ class ImageBlocking:
         block, (rows, columns) = fields["block"], fields["task"]
         choices = (
             ("task_rows", rows), ("task_columns", columns),
-            ("panels_first", fields["panels_first"]),
+            ("panels_first", fields["panels_first"]), ("fetch_pixels", fields["fetch_pixels"]),
         )  # fmt: skip
         return replace(
             work, block=block, pixels=math.prod(block), vectors=fields["vectors"], choices=choices
@@ -75,6 +75,7 @@ class ImageBlocking:
             "vectors": with_default({each[2] for each in registers}, default["vectors"]),
             "task": with_default(tasks, default["task"]),
             "panels_first": (0, 1),
+            "fetch_pixels": (0, 1) if self.numbers.tiles else (0,),
         }
 
         def is_valid(point: Point) -> bool:
@@ -137,6 +138,7 @@ class ImageBlocking:
             "vectors": vectors,
             "task": (min(tall, key=time), blocks[1]),
             "panels_first": int(is_near),
+            "fetch_pixels": int(self.numbers.tiles is not None and v_bytes(blocks[0]) > _L1_BYTES),
         }
 
     def _products_cost(self, work: DirectWorkload, registers: tuple[int, int, int]) -> float:
@@ -154,8 +156,10 @@ class ImageBlocking:
         return blocks * (max(multiply, load) + _NOT_HIDDEN * min(multiply, load))
 
 
-# Of L2, what V may occupy while U streams through.
+# Of L2, what V may occupy while U streams through; and V of which L1 keeps enough, so that fetches
+# only take the place of loads.
 _NEAR_BYTES = 1 << 20
+_L1_BYTES = 1 << 17
 _TASK_OVERHEAD_BLOCKS = 4
 _LEAST_ACCUMULATORS = 4  # that may be chosen
 # In products: loads of a vector from L1 and L2, and of products, below which they wait.
@@ -200,7 +204,7 @@ def schedule_one_sum(
     rows = block[1] // next(n for n in (1, 2, 4) if block[1] % n == 0 and block[1] <= n * ROWS)
     tiles = ImageTiles(
         block, rows, vectors, stride, numbers.dot_lanes, numbers.dot_reduce, int(v.shape[-1]),
-        DataType(str(v.ty.dtype)).itemsize, numbers.tiles,
+        DataType(str(v.ty.dtype)).itemsize, numbers.tiles, bool(choices["fetch_pixels"]),
     )  # fmt: skip
     return kept_by_tasks(write_image_tiles(function, tiles), "products", sums)
 

@@ -48,6 +48,7 @@ class ImageTiles:
     lanes, reduce : of the dot product.
     chunk : channels of one product, those that V stores together.
     each : bytes of a channel in V and U.
+    fetch_pixels : whether V is fetched ahead.
     """
 
     block: tuple[int, ...]
@@ -59,6 +60,7 @@ class ImageTiles:
     chunk: int
     each: int
     instructions: TileInstructions
+    fetch_pixels: bool
 
     @property
     def parts(self) -> list[tuple[int, int]]:
@@ -129,8 +131,10 @@ def _products(loop: tirx.For, tiles: ImageTiles) -> Any:
     products = multiply(instructions, tiles.used, activations, weights)
     first_tap = {axes[5]: g, axes[6]: tirx.const(0, "int64"), axes[7]: tirx.const(0, "int64")}
     corner = [substitute(index, {**first, **first_tap}) for index in v.indices]
-    ahead = _fetches(v.source, corner, g, int(loop.extent), e * taps + c, taps, tiles)
-    body: Any = _loop(c, taps, tirx.SeqStmt([*products, *ahead]))
+    ahead = []
+    if tiles.fetch_pixels:
+        ahead = _fetches(v.source, corner, g, int(loop.extent), e * taps + c, taps, tiles)
+    body: Any = _loop(c, taps, tirx.stmt_seq(*products, *ahead))
     written = tirx.BufferLoad(counts, axes[:5])
     awake = instructions.store(ACTIVATIONS[0], at(written, 0, 0), tirx.const(0, "int64"))
     body = _loop(g, int(loop.extent), tirx.SeqStmt([_loop(e, taps, body), awake]))
