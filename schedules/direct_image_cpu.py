@@ -126,18 +126,25 @@ class ImageBlocking:
             return work.activation_bytes * work.groups * work.group_size * image * tall
 
         is_near = v_bytes(blocks[0]) <= _NEAR_BYTES
+        # Rows are divided among threads where each may read all of U: V is then its own, mostly.
+        by_rows = math.prod(work.packed_shape) * work.multiplied_bytes <= _NEAR_WEIGHT_BYTES
         equal = [n for n in range(1, blocks[0] + 1) if blocks[0] % n == 0]
         tall = [n for n in equal if is_near or n == 1 or v_bytes(n) <= _NEAR_BYTES]
 
         def time(task: int) -> float:
-            tasks = panels * work.batch * math.ceil(blocks[0] / task)
-            return math.ceil(tasks / threads) * (task * blocks[1] + _TASK_OVERHEAD_BLOCKS)
+            tasks, together = work.batch * math.ceil(blocks[0] / task), 1
+            if by_rows:
+                together = panels
+            else:
+                tasks *= panels
+            one = together * task * blocks[1] + _TASK_OVERHEAD_BLOCKS
+            return math.ceil(tasks / threads) * one
 
         return {
             "block": (rows, columns),
             "vectors": vectors,
             "task": (min(tall, key=time), blocks[1]),
-            "panels_first": int(is_near),
+            "panels_first": int(is_near and not by_rows),
             "fetch_pixels": int(self.numbers.tiles is not None and v_bytes(blocks[0]) > _L1_BYTES),
         }
 
@@ -152,7 +159,9 @@ class ImageBlocking:
             return blocks * max(one, _LEAST_CHAINS)
         # Cycles of a tap of 64 bytes. A row of a register is loaded a cycle; U comes from L2.
         multiply = max(pixels * vectors, _TILE_LATENCY)
-        load = pixels + vectors * ROWS * _L2_LINE
+        panel_bytes = math.prod(work.packed_shape[1:]) * work.multiplied_bytes * vectors
+        line = _L2_LINE if panel_bytes <= _PANEL_BYTES else _CROWDED_LINE
+        load = pixels + vectors * ROWS * line
         return blocks * (max(multiply, load) + _NOT_HIDDEN * min(multiply, load))
 
 
@@ -160,13 +169,16 @@ class ImageBlocking:
 # only take the place of loads.
 _NEAR_BYTES = 1 << 20
 _L1_BYTES = 1 << 17
+# U that each thread's L2 holds beside V, and a panel of it that L2 holds beside V and the next one.
+_NEAR_WEIGHT_BYTES, _PANEL_BYTES = 1 << 18, 320 << 10
 _TASK_OVERHEAD_BLOCKS = 4
 _LEAST_ACCUMULATORS = 4  # that may be chosen
 # In products: loads of a vector from L1 and L2, and of products, below which they wait.
 _LOAD, _LOAD_L2, _LEAST_CHAINS = 0.5, 1.0, 10
-# Cycles: until a tile register is added to again, of a line from L2; and the share of what is
-# loaded, or multiplied, that is not hidden behind the other.
-_TILE_LATENCY, _L2_LINE, _NOT_HIDDEN = 52, 1.4, 0.25
+# Cycles: until a tile register is added to again, of a line from L2, and of one of a panel that L2
+# holds for a while only; and the share of what is loaded, or multiplied, that is not hidden behind
+# the other.
+_TILE_LATENCY, _L2_LINE, _CROWDED_LINE, _NOT_HIDDEN = 52, 1.4, 2.2, 0.25
 
 
 def schedule_direct_image(function: tirx.PrimFunc, numbers: DirectBlocking) -> tirx.PrimFunc:

@@ -104,10 +104,13 @@ class TileProduct(Product):
         """The kernel, in place of the loop."""
         group = tirx.Var("g", "int64")
         zero = tirx.const(0, "int64")
-        first = self._group(zero, first=True)
-        body = [*(self._fetch(zero, fetch_weights) if fetch_weights else ()), *first]
+
+        def ahead(of: Any) -> list[Any]:
+            return self._fetch(of, fetch_weights) if fetch_weights else []
+
+        body = [*ahead(zero), *self._group(zero, first=True)]
         if self.groups > 1:
-            others = [*(self._fetch(group + 1, fetch_weights) if fetch_weights else ()), *self._group(group + 1, first=False)]
+            others = [*ahead(group + 1), *self._group(group + 1, first=False)]
             count = tirx.const(self.groups - 1, "int64")
             body.append(tirx.For(group, zero, count, tirx.ForKind.SERIAL, tirx.SeqStmt(others)))
         block = SBlock([], self.reads, self.writes, "M", tirx.SeqStmt(body))

@@ -113,11 +113,11 @@ class DirectWorkload(Workload):
     def groups(self) -> int:
         """Groups of input channels; the last may be padded with zeros."""
         if self.is_one_sum:
-            return math.ceil(self.in_channels / (_PART_BYTES // self._multiplied_bytes))
+            return math.ceil(self.in_channels / (_PART_BYTES // self.multiplied_bytes))
         return super().groups
 
     @property
-    def _multiplied_bytes(self) -> int:
+    def multiplied_bytes(self) -> int:
         """Bytes of a value as tile registers hold it; where int16 is multiplied, there are none."""
         return 2 if self.scheme.is_bfloat16 else 1
 

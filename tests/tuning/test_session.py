@@ -22,11 +22,13 @@ import wqtvm
 from wqtvm.errors import ConfigError, TuningError
 from wqtvm.quantization.plan import Plan
 from wqtvm.schedules.tuned import winners_of
-from wqtvm.target import usable_cpus
+from wqtvm.target import lookup, usable_cpus
+from wqtvm.topi.layer import workload_of
 from wqtvm.tuning import session, workers
 from wqtvm.tuning.journal import Journal
 from wqtvm.tuning.measure import Bench
 from wqtvm.tuning.session import Standing
+from wqtvm.tuning.task import Task
 
 
 def test_a_session_and_another_that_goes_on(tmp_path: Path) -> None:
@@ -79,6 +81,23 @@ def test_the_same_seed_begins_alike(tmp_path: Path) -> None:
         [t.point for t in Journal(tmp_path / name).trials(task(1).key)] for name in ("a", "b")
     )
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("target", "changed"),
+    [
+        ("wq", {"activation_steps": "image"}),
+        pytest.param("wq", {"precision": "bfloat16"}, marks=pytest.mark.isa("amx_bf16")),
+    ],
+)
+def test_groups_that_are_parts_of_one(target: str, changed: dict[str, str], tmp_path: Path) -> None:
+    whole = layer(algorithm="direct", tile=None, channels=(130, 48), group_size=0)
+    planned = replace(whole, weight_steps="filter", **changed)  # type: ignore[arg-type]
+    record = lookup(target)
+    wanted = Task(workload_of(planned, record), record, 2)
+    path = str(tmp_path / "kernel.so")
+    workers.build(wanted, wanted.space.default, path)
+    assert workers.measure(wanted, wanted.space.default, path, None, None).ms > 0
 
 
 def test_a_wrong_result_is_an_error(tmp_path: Path) -> None:

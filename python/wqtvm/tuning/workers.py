@@ -206,6 +206,7 @@ _DATA: dict[str, Any] = {}  # of the last task: candidates of one come one after
 def _data(task: Task) -> tuple[NDArray[np.float32], Any]:
     """The input, and quantized weights."""
     from ..quantization import QuantizedWeights
+    from ..quantization.bfloat16_reference import bfloat16_bits
 
     if task.key not in _DATA:
         _DATA.clear()
@@ -214,9 +215,15 @@ def _data(task: Task) -> tuple[NDArray[np.float32], Any]:
         x = rng.standard_normal(
             (work.batch, work.height, work.width, work.in_channels), dtype=np.float32
         )
-        taps, shape = work.scheme.products, (work.out_channels, work.groups)
+        # Groups as they are quantized: some kernels store parts of one as groups.
+        groups = work.scheme.groups(work.in_channels)
+        taps, shape = work.scheme.products, (work.out_channels, groups)
         size = work.scheme.channels_per_group(work.in_channels)
-        u = rng.integers(-127, 128, (*taps, *shape, size), dtype=np.int8)
+        u: NDArray[Any] = rng.integers(-127, 128, (*taps, *shape, size), dtype=np.int8)
+        if work.scheme.is_bfloat16:
+            # Sums of integers have the same bits in any order.
+            x = np.rint(2 * x)
+            u = bfloat16_bits(u[..., : work.in_channels].astype(np.float32))
         step = rng.uniform(0.5e-3, 1.5e-3, (*taps, *shape)).astype(np.float32)
         if work.scheme.weight_steps == "filter":
             step = np.broadcast_to(step[:1, :1], step.shape).copy()
