@@ -70,10 +70,18 @@ def kept_by_tasks(function: tirx.PrimFunc, name: str, shape: tuple[int, int]) ->
 
 
 def with_scratch(loop: tirx.For, scratch: Any) -> tirx.For:
-    """The loop with a buffer that is allocated once in its body, as it is used there, too."""
-    first = [tirx.const(0, "int64")] * len(scratch.shape)
-    touch = tirx.BufferStore(scratch, tirx.const(0, scratch.ty.dtype), first)
-    body = tirx.SeqStmt([touch, loop.body])
+    """The loop with a buffer that is allocated once in its body, as it is used there, too.
+
+    The first and the last value are set: of what TVM sees no use, it allocates no memory, and it
+    does not see what a tile register is stored to.
+    """
+    zero = tirx.const(0, scratch.ty.dtype)
+    corners = [[0] * len(scratch.shape), [extent - 1 for extent in scratch.shape]]
+    touches = [
+        tirx.BufferStore(scratch, zero, [tirx.const(int(at), "int64") for at in corner])
+        for corner in corners
+    ]
+    body = tirx.SeqStmt([*touches, loop.body])
     block = SBlock([], [], [], "scratch", body, alloc_buffers=[scratch])
     return tirx.For(
         loop.loop_var, loop.min, loop.extent, loop.kind, SBlockRealize([], True, block),

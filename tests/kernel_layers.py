@@ -26,6 +26,7 @@ from wqtvm.quantization import (
     direct_reference,
     quantize_weights,
 )
+from wqtvm.runtime.cpu import cpu_features, permit
 from wqtvm.schedules.cpu import CpuKernels
 from wqtvm.schedules.kernels import kernels_of
 from wqtvm.schedules.space import Point
@@ -37,6 +38,7 @@ from wqtvm.topi.workload import WinogradWorkload
 X86 = [
     pytest.param("wq/x86-vnni", marks=pytest.mark.isa("avx512_vnni")),
     pytest.param("wq/x86-avx2", marks=pytest.mark.isa("avx2")),
+    pytest.param("wq/x86-amx", marks=pytest.mark.isa("amx_int8")),
 ]
 
 
@@ -74,6 +76,7 @@ class Layer:
         """Compile, run, and return "output" and the stages by the names of their blocks."""
         function, buffers = expose(self.scheduled(), stages)
         library = tvm.compile(function, target=self.record.tvm_target())
+        permit_here(self.record)
         shape = (
             self.work.batch, self.work.out_height, self.work.out_width, self.work.out_channels
         )  # fmt: skip
@@ -84,6 +87,12 @@ class Layer:
         tensors = {name: tvm.runtime.tensor(array) for name, array in results.items()}
         library["main"](*self.arguments(), *tensors.values())
         return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def permit_here(record: TargetRecord) -> None:
+    """Ask for registers that code for this machine needs leave to use; others' do not run here."""
+    if set(record.features) <= cpu_features():
+        permit(record)
 
 
 def make_layer(
@@ -146,6 +155,7 @@ def make_layer(
 def output_between_guards(layer: Layer) -> NDArray[np.float32]:
     """The layer's output, written between guards that must stay as they are."""
     library = tvm.compile(layer.scheduled(), target=layer.record.tvm_target())
+    permit_here(layer.record)
     work = layer.work
     shape = (work.batch, work.out_height, work.out_width, work.out_channels)
     count, guard = int(np.prod(shape)), 4096

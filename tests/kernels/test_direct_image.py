@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import tvm
+import tvm_ffi
 from kernel_assembly import assembly_of
 from kernel_layers import X86, Layer, make_layer, output_between_guards
 from numpy.typing import NDArray
+from tvm.ir.instrument import pass_instrument
 
 from wqtvm.errors import ConfigError
 from wqtvm.quantization.image_reference import ImageStages
@@ -150,6 +153,30 @@ def test_tile_registers_start_from_memory_and_nothing_is_called_between(
     assert not re.search(r"\bcallq?\b", code[first:last])
     # Four loads feed four products; four more begin, and bring what takes off the level of zero.
     assert code.count("tileloadd") == products + 4
+
+
+@pytest.mark.parametrize("out_channels", [1, 3, 15])
+def test_sums_keep_their_memory_where_a_tile_register_has_more_channels(out_channels: int) -> None:
+    layer = image_layer("wq/x86-amx", (1, 16, 32, 64), out_channels)
+    assert isinstance(layer.work, DirectWorkload)
+    bytes_of: dict[str, int] = {}
+
+    @pass_instrument
+    class Allocated:
+        def run_after_pass(self, module: tvm.IRModule, info: object) -> None:
+            for function in module.functions.values():
+                if isinstance(function, tvm.tirx.PrimFunc) and function.body is not None:
+                    visits = (
+                        tvm.tirx.AllocBuffer,
+                        lambda node: bytes_of.update(
+                            {node.buffer.name: 4 * math.prod(map(int, node.buffer.shape))}
+                        ),
+                    )
+                    tvm_ffi.structural_walk(function.body, visits)
+
+    with tvm.transform.PassContext(instruments=[Allocated()]):
+        tvm.compile(layer.scheduled(), target=layer.record.tvm_target())
+    assert bytes_of["products"] == 4 * layer.work.pixels * layer.work.vectors * 16
 
 
 def test_levels_are_narrowed_with_saturation() -> None:

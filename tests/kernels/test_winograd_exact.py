@@ -68,7 +68,9 @@ FIVE_TAPS_AND_RECTANGLES = [
         pytest.param(*target.values, precision, *case, marks=target.marks)
         for index, case in enumerate(FIVE_TAPS_AND_RECTANGLES)
         for target, precision in zip(
-            X86, ["hadamard", "full"] if index % 2 else ["full", "hadamard"], strict=True
+            X86,
+            ["hadamard", "full", "hadamard"] if index % 2 else ["full", "hadamard", "full"],
+            strict=True,
         )
     ],
 )
@@ -131,7 +133,7 @@ ALGORITHMS_GROUPS_AND_STEPS: list[dict[str, object]] = [
             *target.values, options, marks=target.marks,
             id="-".join(map(str, (*target.values, *options.values()))),
         )
-        for target, every in zip(X86, (1, 3), strict=True)
+        for target, every in zip(X86, (1, 3, 3), strict=True)
         for options in ALGORITHMS_GROUPS_AND_STEPS[::every]
     ],
 )  # fmt: skip
