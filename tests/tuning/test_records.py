@@ -29,11 +29,15 @@ def planned(key: dict[str, Any]) -> LayerPlan:
         size=tuple(key["size"]), precision=key["precision"], group_size=key["group"],
         batch=key["batch"],
     )  # fmt: skip
-    return dataclasses.replace(found, weight_steps=key["weight_steps"])
+    return dataclasses.replace(
+        found,
+        weight_steps=key["weight_steps"],
+        activation_steps=key.get("activation_steps", "pixel"),
+    )
 
 
 def test_there_are_some() -> None:
-    assert [path.name for path in FILES] == ["x86-vnni.jsonl"]
+    assert [path.name for path in FILES] == ["x86-amx.jsonl", "x86-vnni.jsonl"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
