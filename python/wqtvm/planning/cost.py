@@ -38,6 +38,8 @@ from ..topi.workload import WinogradWorkload, Workload
 _FLOAT = 4  # bytes
 _BFLOAT16 = 2  # times that a product takes of one of int8
 _IMAGE_QUANTIZATION = 0.5  # of what a value takes that is quantized with its group's step
+# Share of the time in which tile registers are loaded from L2 that products do not hide.
+_TILE_LOADS = 0.4
 _MEGA = 1e6
 
 
@@ -117,6 +119,7 @@ class Work:
     weights : pairs of bytes, and how often they are read.
     image_bytes, image_reads : of input and output together, and how often they are read or written.
     cache_bytes : of V and M, through L2.
+    operand_bytes : of V and U, from L2 while they are multiplied.
     blocks : bytes of V of a block, and how often they are read: from farther where L2 does not hold
         them.
     """
@@ -129,6 +132,7 @@ class Work:
     transforms: float = 0.0
     quantized: float = 0.0
     cache_bytes: float = 0.0
+    operand_bytes: float = 0.0
     blocks: tuple[float, float] = (0.0, 0.0)
     is_float: bool = False
     is_bfloat16: bool = False
@@ -144,7 +148,8 @@ class Work:
         weights = sum(machine.reading_ms(nbytes) * times for nbytes, times in self.weights)
         images = machine.reading_ms(self.image_bytes) * self.image_reads
         l2 = machine.l2_gbps * _MEGA
-        caches = self.cache_bytes / l2
+        beside = 1.0 if machine.tile_gops is None else _TILE_LOADS
+        caches = (self.cache_bytes + beside * self.operand_bytes) / l2
         block, times = self.blocks
         caches += times * (machine.reading_ms(block) - block / l2)
         return Prediction(
@@ -275,7 +280,7 @@ def _one_sum(work: DirectWorkload, threads: int) -> Work:
         image_bytes=_image_bytes(work),
         image_reads=share * (1 + input_bytes / _image_bytes(work)),
         # V is read once a panel, and a panel of U once a register block.
-        cache_bytes=share * (panels * v_bytes + work.batch * registers * weights),
+        operand_bytes=share * (panels * v_bytes + work.batch * registers * weights),
     )
 
 
