@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm import DataType, s_tir, tirx
 
+from ..quantization.arithmetic import round_up
 from .direct_cpu import DirectBlocking
 from .expand import expand_functions
 from .image_tile_kernel import REDUCTION, ImageTiles, write_image_tiles
@@ -58,8 +59,9 @@ class ImageBlocking:
             ("panels_first", fields["panels_first"]), ("fetch_pixels", fields["fetch_pixels"]),
         )  # fmt: skip
         return replace(
-            work, block=block, pixels=math.prod(block), vectors=fields["vectors"], choices=choices
-        )
+            work, block=block, pixels=math.prod(block), vectors=fields["vectors"],
+            flat=bool(fields["flat"]), choices=choices,
+        )  # fmt: skip
 
     def space(self, work: DirectWorkload, threads: int) -> Space:
         """What may be chosen about a layer that so many threads compute.
@@ -73,6 +75,7 @@ class ImageBlocking:
         knobs: dict[str, tuple[Value, ...]] = {
             "block": with_default({each[:2] for each in registers}, default["block"]),
             "vectors": with_default({each[2] for each in registers}, default["vectors"]),
+            "flat": tuple(sorted({each[3] for each in registers})),
             "task": with_default(tasks, default["task"]),
             "panels_first": (0, 1),
             "fetch_pixels": (0, 1) if self.numbers.tiles else (0,),
@@ -83,7 +86,8 @@ class ImageBlocking:
             rows, columns = fields["block"]
             blocks = math.ceil(work.out_height / rows), math.ceil(work.out_width / columns)
             return (
-                (rows, columns, fields["vectors"]) in registers
+                (rows, columns, fields["vectors"], fields["flat"]) in registers
+                and not (fields["flat"] and fields["fetch_pixels"])
                 and rows * columns * fields["vectors"] >= _LEAST_ACCUMULATORS
                 and blocks[0] % fields["task"][0] == 0
                 and blocks[1] % fields["task"][1] == 0
@@ -91,31 +95,38 @@ class ImageBlocking:
 
         return Space(knobs, default, lambda point: point == default or is_valid(point))
 
-    def _register_blocks(self, work: DirectWorkload) -> list[tuple[int, int, int]]:
-        """Rows and columns of pixels, and vectors of output channels, of the accumulators."""
+    def _register_blocks(self, work: DirectWorkload) -> list[tuple[int, int, int, int]]:
+        """Rows and columns of pixels, and vectors of output channels, of the accumulators.
+
+        The last number says whether registers hold pixels of more than one row, see
+        ``DirectWorkload.flat``.
+        """
         vectors = math.ceil(work.out_channels / self.numbers.dot_lanes)
         return [each for each in self._all_register_blocks(work) if each[2] <= vectors]
 
-    def _all_register_blocks(self, work: DirectWorkload) -> Iterator[tuple[int, int, int]]:
+    def _all_register_blocks(self, work: DirectWorkload) -> Iterator[tuple[int, int, int, int]]:
         rows, columns = work.out_height, work.out_width
         if self.numbers.tiles is not None:
             for vectors, parts in ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2)):
                 for tall in (n for n in (4, 2, 1) if n <= min(parts, rows)):
                     across = parts // tall  # registers side by side
                     for wide in range(1, min(columns // across, ROWS) + 1):
-                        yield tall, wide * across, vectors
+                        yield tall, wide * across, vectors, 0
+            if 2 * columns <= ROWS and work.quantized_stride == 1:
+                for vectors in (1, 2):
+                    yield min(rows, _TILES // vectors * ROWS // columns), columns, vectors, 1
             return
         most = self.numbers.register_pixels_alone or self.numbers.register_pixels
         for vectors, pixels in enumerate(most, 1):
             for tall in range(1, min(rows, pixels) + 1):
                 for wide in range(1, min(columns, pixels // tall) + 1):
-                    yield tall, wide, vectors
+                    yield tall, wide, vectors, 0
 
     def _default(self, work: DirectWorkload, threads: int) -> Point:
         registers = min(
             self._register_blocks(work), key=lambda each: self._products_cost(work, each)
         )
-        rows, columns, vectors = registers
+        rows, columns, vectors, flat = registers
         blocks = math.ceil(work.out_height / rows), math.ceil(work.out_width / columns)
         panels = math.ceil(work.out_channels / (vectors * self.numbers.dot_lanes))
 
@@ -123,6 +134,7 @@ class ImageBlocking:
             """V of so many rows of register blocks."""
             image = (blocks[1] * columns - 1) * work.quantized_stride + work.scheme.kernel
             tall = task * rows * work.quantized_stride + work.scheme.kernel - 1
+            image *= work.scheme.kernel if flat else 1
             return work.activation_bytes * work.groups * work.group_size * image * tall
 
         is_near = v_bytes(blocks[0]) <= _NEAR_BYTES
@@ -143,17 +155,20 @@ class ImageBlocking:
         return {
             "block": (rows, columns),
             "vectors": vectors,
+            "flat": flat,
             "task": (min(tall, key=time), blocks[1]),
             "panels_first": int(is_near and not by_rows),
-            "fetch_pixels": int(self.numbers.tiles is not None and v_bytes(blocks[0]) > _L1_BYTES),
+            "fetch_pixels": int(
+                self.numbers.tiles is not None and not flat and v_bytes(blocks[0]) > _L1_BYTES
+            ),
         }
 
-    def _products_cost(self, work: DirectWorkload, registers: tuple[int, int, int]) -> float:
+    def _products_cost(self, work: DirectWorkload, registers: tuple[int, int, int, int]) -> float:
         """Time of a step of the sums of all register blocks, those outside the image included."""
-        rows, columns, vectors = registers
+        rows, columns, vectors, flat = registers
         blocks = math.ceil(work.out_height / rows) * math.ceil(work.out_width / columns)
         blocks *= math.ceil(work.out_channels / (vectors * self.numbers.dot_lanes))
-        pixels = rows * columns
+        pixels = round_up(rows * columns, ROWS) if flat else rows * columns
         if self.numbers.tiles is None:
             one = pixels * vectors + _LOAD * pixels + _LOAD_L2 * vectors
             return blocks * max(one, _LEAST_CHAINS)
@@ -173,6 +188,7 @@ _L1_BYTES = 1 << 17
 _NEAR_WEIGHT_BYTES, _PANEL_BYTES = 1 << 18, 320 << 10
 _TASK_OVERHEAD_BLOCKS = 4
 _LEAST_ACCUMULATORS = 4  # that may be chosen
+_TILES = 4  # registers of accumulators
 # In products: loads of a vector from L1 and L2, and of products, below which they wait.
 _LOAD, _LOAD_L2, _LEAST_CHAINS = 0.5, 1.0, 10
 # Cycles: until a tile register is added to again, of a line from L2, and of one of a panel that L2
@@ -212,10 +228,14 @@ def schedule_one_sum(
     sums = math.prod(block), vectors * numbers.dot_lanes
     if numbers.tiles is None:
         return kept_by_tasks(function, "products", sums)
+    flat = len(v.shape) == 6
     # Registers side by side are as few as hold a row of the block.
     rows = block[1] // next(n for n in (1, 2, 4) if block[1] % n == 0 and block[1] <= n * ROWS)
+    if flat:
+        rows = ROWS
+        sums = round_up(math.prod(block), ROWS), sums[1]
     tiles = ImageTiles(
-        block, rows, vectors, stride, numbers.dot_lanes, numbers.dot_reduce, int(v.shape[-1]),
+        block, flat, rows, vectors, stride, numbers.dot_lanes, numbers.dot_reduce, int(v.shape[-1]),
         DataType(str(v.ty.dtype)).itemsize, numbers.tiles, bool(choices["fetch_pixels"]),
     )  # fmt: skip
     return kept_by_tasks(write_image_tiles(function, tiles), "products", sums)
@@ -292,8 +312,8 @@ def schedule_v(sch: s_tir.Schedule, numbers: DirectBlocking) -> tuple[Any, int]:
 
     Budget: a vector of V at a time.
     """
-    image, group, row, column, channel = sch.get_loops(sch.get_sblock("V"))
-    sch.reorder(image, row, column, group, channel)
+    image, group, *taps, row, column, channel = sch.get_loops(sch.get_sblock("V"))
+    sch.reorder(image, row, *taps, column, group, channel)
     sch.parallel(sch.fuse(image, row))
     sch.compute_at(sch.get_sblock("pixels"), group, preserve_unit_loops=True)
     lanes = math.gcd(int(sch.get(channel).extent), numbers.lanes)

@@ -13,7 +13,8 @@ row of a register takes one to load from L1, and 1.4 from L2, where U is. So fou
 pixels by 32 channels wait for their loads, 77 cycles, and of 4 x 16 by 16 longer, 86; but rows of 7
 or 8 pixels, whose products wait for each other, take 54 instead of 61. A register of V
 holds neighbouring pixels of one row of the image, straight from V: a kilobyte that begins elsewhere
-for each tap.
+for each tap. Rows of 8 pixels and less leave half of it empty: V may have the pixels of each column
+of taps by themselves, flat, and registers go on from one row to the next.
 
 A store of a tile register that is the first for 700 ns, 33 times four products, waits 270 ns on
 CPUs of the Granite Rapids class, as if what stores had been asleep, and the products behind it wait
@@ -48,7 +49,8 @@ class ImageTiles:
     Attributes
     ----------
     block : rows and columns of pixels.
-    rows : pixels of a register of V, all in one row of the image.
+    flat : whether a register of V holds pixels of more than one row, as they follow each other.
+    rows : pixels of a register of V, all in one row of the image unless it is flat.
     vectors : of output channels, at most two, and no more than four registers of accumulators.
     stride : of the convolution.
     lanes, reduce : of the dot product.
@@ -58,6 +60,7 @@ class ImageTiles:
     """
 
     block: tuple[int, ...]
+    flat: bool
     rows: int
     vectors: int
     stride: int
@@ -72,6 +75,8 @@ class ImageTiles:
     def parts(self) -> list[tuple[int, int]]:
         """Row and column of each register's first pixel."""
         rows, columns = self.block
+        if self.flat:
+            return [divmod(first, columns) for first in range(0, rows * columns, self.rows)]
         return [(row, at) for row in range(rows) for at in range(0, columns, self.rows)]
 
     @property

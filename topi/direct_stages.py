@@ -15,9 +15,11 @@ from .image import image_or_zero
 
 
 def pixels_of(work: DirectWorkload, image: te.Tensor) -> te.Tensor:
-    """The pixels of the image that V has (z, g, y, x, s), zeros around them."""
+    """The pixels of the image that V has, zeros around them: ``input_shape``."""
 
-    def pixel(z: Any, g: Any, y: Any, x: Any, s: Any) -> Any:
+    def pixel(z: Any, g: Any, *place: Any) -> Any:
+        *taps, y, x, s = place  # a column of taps where V is flat
+        x = sum(taps, x)
         row, column = (at * work.sampling - work.padding for at in (y, x))
         return image_or_zero(work, image, (z, row, column), g, s)
 
@@ -36,7 +38,8 @@ def products_of(
     def product(z: Any, block_row: Any, block_column: Any, p: Any, k: Any) -> Any:
         y, x = block_row * rows + p // columns, block_column * columns + p % columns
         weight = u(k // dot.lanes, g, e, c, s // dot.reduce, k % dot.lanes, s % dot.reduce)
-        activation = v(z, g, y * stride + e, x * stride + c, s)
+        place = (c, y + e, x) if work.flat else (y * stride + e, x * stride + c)
+        activation = v(z, g, *place, s)
         return te.sum(widened(activation) * widened(weight), axis=(g, e, c, s))
 
     shape = (work.batch, *work.blocks, work.block_pixels, work.packed_channels)

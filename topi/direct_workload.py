@@ -35,6 +35,8 @@ class DirectWorkload(Workload):
         a divisor of the task's outputs.
     vectors : vectors of output channels that are summed up together; the output channels are
         padded to a multiple of them.
+    flat : whether V has the pixels of each column of taps, in rows as long as those of the outputs:
+        of one sum and stride 1, neighbouring outputs then are neighbours in V from row to row.
     choices : what else the schedule is asked for, names and numbers.
 
     Raises
@@ -47,6 +49,7 @@ class DirectWorkload(Workload):
     block: tuple[int, int] = (1, 1)
     pixels: int = 1
     vectors: int = 1
+    flat: bool = False
     choices: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -130,13 +133,18 @@ class DirectWorkload(Workload):
         return min(size, round_up(self.in_channels, self.dot.reduce))
 
     @property
-    def input_shape(self) -> tuple[int, int, int, int, int]:
-        """Shape of the quantized image, zeros around it: (z, g, y, x, s)."""
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the quantized image, zeros around it: (z, g, y, x, s), or (z, g, v, y, x, s)."""
         rows, columns = (
             (blocks * edge - 1) * self.quantized_stride + self.scheme.kernel
             for blocks, edge in zip(self.blocks, self.block, strict=True)
         )
-        return (self.batch, self.groups, rows, columns, self.group_size)
+        if not self.flat:
+            return (self.batch, self.groups, rows, columns, self.group_size)
+        # Registers of pixels may reach beyond the last block.
+        beyond = math.ceil(_PART_BYTES / self.out_width)
+        rows, taps = rows + beyond, self.scheme.kernel
+        return (self.batch, self.groups, taps, rows, self.out_width, self.group_size)
 
     @property
     def level_offset(self) -> int:
