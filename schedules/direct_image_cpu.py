@@ -35,7 +35,7 @@ from .prefetch import TASKS
 from .quantize_kernel import LANES, write_quantization
 from .scratch import kept_by_tasks
 from .space import Point, Space, Value, divisions, with_default
-from .tile_product_kernel import ROWS
+from .tile_product_kernel import ACCUMULATORS, ROWS
 
 if TYPE_CHECKING:
     from ..topi.direct_workload import DirectWorkload
@@ -114,7 +114,8 @@ class ImageBlocking:
                         yield tall, wide * across, vectors, 0
             if 2 * columns <= ROWS and work.quantized_stride == 1:
                 for vectors in (1, 2):
-                    yield min(rows, _TILES // vectors * ROWS // columns), columns, vectors, 1
+                    pixels = len(ACCUMULATORS) // vectors * ROWS
+                    yield min(rows, pixels // columns), columns, vectors, 1
             return
         most = self.numbers.register_pixels_alone or self.numbers.register_pixels
         for vectors, pixels in enumerate(most, 1):
@@ -188,7 +189,6 @@ _L1_BYTES = 1 << 17
 _NEAR_WEIGHT_BYTES, _PANEL_BYTES = 1 << 18, 320 << 10
 _TASK_OVERHEAD_BLOCKS = 4
 _LEAST_ACCUMULATORS = 4  # that may be chosen
-_TILES = 4  # registers of accumulators
 # In products: loads of a vector from L1 and L2, and of products, below which they wait.
 _LOAD, _LOAD_L2, _LEAST_CHAINS = 0.5, 1.0, 10
 # Cycles: until a tile register is added to again, of a line from L2, and of one of a panel that L2

@@ -35,11 +35,11 @@ from wqtvm.topi.direct_workload import DirectWorkload
 from wqtvm.topi.layer import definition_of, packed_weights
 from wqtvm.topi.workload import WinogradWorkload
 
-X86 = [
+X86_VECTORS = [
     pytest.param("wq/x86-vnni", marks=pytest.mark.isa("avx512_vnni")),
     pytest.param("wq/x86-avx2", marks=pytest.mark.isa("avx2")),
-    pytest.param("wq/x86-amx", marks=pytest.mark.isa("amx_int8")),
 ]
+X86 = [*X86_VECTORS, pytest.param("wq/x86-amx", marks=pytest.mark.isa("amx_int8"))]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from kernel_layers import X86, Layer, make_layer, output_between_guards
+from kernel_layers import X86, X86_VECTORS, Layer, make_layer, output_between_guards
 from numpy.typing import NDArray
 
 from wqtvm.quantization import DirectStages
@@ -65,7 +65,7 @@ def test_quantized_pixels(target: str) -> None:
     assert_same_bits(np.ascontiguousarray(step), expected.v_step)
 
 
-@pytest.mark.parametrize("target", X86[:2])  # tile registers have no three vectors
+@pytest.mark.parametrize("target", X86_VECTORS)  # tile registers have no three vectors
 def test_any_blocking_and_threads_give_the_same_bits(target: str) -> None:
     layer = direct_layer(target, (2, 12, 10, 40), 36)
     expected = layer.reference().output

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tvm
-from kernel_layers import X86, Layer, cpu_kernels, make_layer
+from kernel_layers import X86, X86_VECTORS, Layer, cpu_kernels, make_layer
 from numpy.typing import NDArray
 
 from wqtvm.runtime.threads import get_num_threads, set_num_threads
@@ -153,7 +153,7 @@ def untiled(layer: Layer, stage: NDArray[np.generic], tile_axis: int) -> NDArray
 
 
 # Tile registers hold a register block's M alone; their results are what the other tests compare.
-@pytest.mark.parametrize("target", X86[:2])
+@pytest.mark.parametrize("target", X86_VECTORS)
 @pytest.mark.parametrize("shape", [(1, 10, 7, 33), (3, 9, 14, 64)])
 @pytest.mark.parametrize("precision", ["hadamard", "full"])
 def test_v_products_and_m(target: str, precision: str, shape: tuple[int, int, int, int]) -> None:
