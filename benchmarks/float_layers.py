@@ -35,8 +35,8 @@ from tvm import relax, te
 import wqtvm
 from wqtvm.demo.demo import same_threads
 from wqtvm.doctor import examine
+from wqtvm.schedules.narrow_parameters import CONVERSIONS
 from wqtvm.target import lookup, usable_cpus
-from wqtvm.transform.narrow_images import CONVERSIONS
 from wqtvm.transform.pack_weights import evaluate_packing
 from wqtvm.transform.pipeline import finish, optimize
 from wqtvm.versions import version

@@ -92,6 +92,7 @@ def main() -> int:
 
 def plan_of(networks: Sequence[str], algorithms: Sequence[str]) -> Plan:
     """The layers of some networks by some of the race's algorithms."""
+    (images,) = {CONFIGS[name].images for name in algorithms}
     return Plan(
         tuple(
             replace(
@@ -102,7 +103,8 @@ def plan_of(networks: Sequence[str], algorithms: Sequence[str]) -> Plan:
             for shape, count in NETWORKS[network].items()
             for name in algorithms
             for index in range(count)
-        )
+        ),
+        images,
     )
 
 
@@ -135,7 +137,7 @@ def race(database: Path, plan: Plan, record: TargetRecord) -> None:
     """
     trials = [entry for entry in read_lines(database)[0] if entry["kind"] == TRIAL]
     marks = {part: max(1, round(part * len(trials))) for part in PARTS}
-    counted = tasks_of(plan.layers, record, usable_cpus())
+    counted = tasks_of(plan.layers, record, usable_cpus(), plan.images)
     bench = Bench(usable_cpus(), CANDIDATE_SECONDS)
     logs = dict.fromkeys(PARTS, 0.0)
     try:

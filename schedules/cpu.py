@@ -9,6 +9,7 @@ from tvm import tirx
 
 from ..topi.direct_workload import DirectWorkload
 from ..topi.workload import WinogradWorkload
+from .aligned_stack import with_aligned_stack
 from .direct_bfloat16_cpu import schedule_direct_bfloat16
 from .direct_cpu import DirectBlocking, schedule_direct
 from .direct_image_cpu import ImageBlocking, schedule_direct_image
@@ -53,6 +54,9 @@ class CpuKernels:
 
     def schedule(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
         """Schedule a function that holds a quantized operator."""
+        return with_aligned_stack(self._scheduled(function), self.winograd.lanes)
+
+    def _scheduled(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
         operator = operator_of(function)
         if operator == DIRECT:
             return schedule_direct(function, self.direct)

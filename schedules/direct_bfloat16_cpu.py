@@ -15,6 +15,8 @@ many cycles, for half the channels.
 
 from __future__ import annotations
 
+from typing import Any
+
 from tvm import s_tir, tirx
 
 from .direct_cpu import DirectBlocking
@@ -26,6 +28,6 @@ def schedule_direct_bfloat16(function: tirx.PrimFunc, numbers: DirectBlocking) -
     return schedule_one_sum(function, numbers, _schedule_rounding)
 
 
-def _schedule_rounding(sch: s_tir.Schedule, numbers: DirectBlocking) -> None:
-    lane, _ = schedule_v(sch, numbers)
+def _schedule_rounding(sch: s_tir.Schedule, numbers: DirectBlocking, task: Any) -> None:
+    lane, _ = schedule_v(sch, numbers, task)
     sch.vectorize(lane)

@@ -56,7 +56,8 @@ class ImageBlocking:
         block, (rows, columns) = fields["block"], fields["task"]
         choices = (
             ("task_rows", rows), ("task_columns", columns),
-            ("panels_first", fields["panels_first"]), ("fetch_pixels", fields["fetch_pixels"]),
+            ("panels_first", fields["panels_first"]), ("own_pixels", fields["own_pixels"]),
+            ("fetch_pixels", fields["fetch_pixels"]),
         )  # fmt: skip
         return replace(
             work, block=block, pixels=math.prod(block), vectors=fields["vectors"],
@@ -78,6 +79,7 @@ class ImageBlocking:
             "flat": tuple(sorted({each[3] for each in registers})),
             "task": with_default(tasks, default["task"]),
             "panels_first": (0, 1),
+            "own_pixels": (0, 1),
             "fetch_pixels": (0, 1) if self.numbers.tiles else (0,),
         }
 
@@ -88,6 +90,7 @@ class ImageBlocking:
             return (
                 (rows, columns, fields["vectors"], fields["flat"]) in registers
                 and not (fields["flat"] and fields["fetch_pixels"])
+                and not (fields["panels_first"] and fields["own_pixels"])
                 and rows * columns * fields["vectors"] >= _LEAST_ACCUMULATORS
                 and blocks[0] % fields["task"][0] == 0
                 and blocks[1] % fields["task"][1] == 0
@@ -159,6 +162,7 @@ class ImageBlocking:
             "flat": flat,
             "task": (min(tall, key=time), blocks[1]),
             "panels_first": int(is_near and not by_rows),
+            "own_pixels": 0,
             "fetch_pixels": int(
                 self.numbers.tiles is not None and not flat and v_bytes(blocks[0]) > _L1_BYTES
             ),
@@ -205,7 +209,7 @@ def schedule_direct_image(function: tirx.PrimFunc, numbers: DirectBlocking) -> t
 def schedule_one_sum(
     function: tirx.PrimFunc,
     numbers: DirectBlocking,
-    schedule_image: Callable[[s_tir.Schedule, DirectBlocking], None],
+    schedule_image: Callable[[s_tir.Schedule, DirectBlocking, Any], None],
 ) -> tirx.PrimFunc:
     """Schedule a direct convolution whose products are one sum, what is fused behind it, and V.
 
@@ -219,9 +223,9 @@ def schedule_one_sum(
     choices = {str(name): int(value) for name, value in annotations["wq.choices"].items()}
     inline_epilogue(sch, output)
     v = sch.get(sch.get_sblock("V")).writes[0].source
-    registers = _divide_output(sch, numbers, output, block, vectors, choices)
+    task, registers = _divide_output(sch, numbers, output, block, vectors, choices)
     _schedule_products(sch, numbers, registers, vectors)
-    schedule_image(sch, numbers)
+    schedule_image(sch, numbers, task)
     function = expand_functions(sch.mod["main"])  # those of the epilogue
     if numbers.instructions is not None:
         function = write_quantization(function, numbers.instructions)
@@ -248,8 +252,11 @@ def _divide_output(
     block: tuple[int, ...],
     vectors: int,
     choices: dict[str, int],
-) -> Any:
-    """Divide the output into tasks and register blocks; returns the loop over the latter."""
+) -> tuple[Any, Any]:
+    """Divide the output into tasks and register blocks; returns the loops over both.
+
+    None for the former, unless a task has pixels of its own.
+    """
     image, height, width, channels = sch.get_loops(output)
     task_row, row, row_in = sch.split(height, [None, choices["task_rows"], block[0]])
     task_column, column, column_in = sch.split(width, [None, choices["task_columns"], block[1]])
@@ -258,10 +265,11 @@ def _divide_output(
     order = (panel, *blocks) if choices["panels_first"] else (*blocks, panel)
     sch.reorder(*order, row, column, row_in, column_in, vector, lane)
     sch.vectorize(lane)
-    task = sch.fuse(*order)
+    own = bool(choices["own_pixels"])
+    task = sch.fuse(*(blocks if own else order))
     sch.parallel(task)
     sch.annotate(task, TASKS, True)
-    return column
+    return task if own else None, column
 
 
 def _schedule_products(
@@ -288,7 +296,7 @@ def _schedule_products(
         sch.tensorize(lane, numbers.intrinsic)
 
 
-def _schedule_quantization(sch: s_tir.Schedule, numbers: DirectBlocking) -> None:
+def _schedule_quantization(sch: s_tir.Schedule, numbers: DirectBlocking, task: Any) -> None:
     """Budget: extremes of both signs in two vectors; a vector of V at a time."""
     rows = sch.get_sblock("row_extremes")
     image, row, sign, lane, x, j = sch.get_loops(rows)
@@ -300,21 +308,25 @@ def _schedule_quantization(sch: s_tir.Schedule, numbers: DirectBlocking) -> None
     unroll_and_vectorize(sch, sch.get_loops(init)[-2:])
     for name in ("start", "factor"):
         sch.vectorize(sch.split(sch.get_loops(sch.get_sblock(name))[-1], [None, numbers.lanes])[1])
-    lane, count = schedule_v(sch, numbers)
+    lane, count = schedule_v(sch, numbers, task)
     if numbers.instructions is not None and count == numbers.lanes:
         sch.annotate(lane, LANES, True)
     else:
         sch.vectorize(lane)
 
 
-def schedule_v(sch: s_tir.Schedule, numbers: DirectBlocking) -> tuple[Any, int]:
+def schedule_v(sch: s_tir.Schedule, numbers: DirectBlocking, task: Any) -> tuple[Any, int]:
     """V and its pixels, a row at a time; returns the loop over V's lanes, and how many there are.
 
-    Budget: a vector of V at a time.
+    Of the whole image, or of those that a task takes. Budget: a vector of V at a time.
     """
-    image, group, *taps, row, column, channel = sch.get_loops(sch.get_sblock("V"))
+    if task is not None:
+        sch.compute_at(sch.get_sblock("V"), task, preserve_unit_loops=True)
+    axes = len(sch.get(sch.get_sblock("V")).iter_vars)
+    image, group, *taps, row, column, channel = sch.get_loops(sch.get_sblock("V"))[-axes:]
     sch.reorder(image, row, *taps, column, group, channel)
-    sch.parallel(sch.fuse(image, row))
+    if task is None:
+        sch.parallel(sch.fuse(image, row))
     sch.compute_at(sch.get_sblock("pixels"), group, preserve_unit_loops=True)
     lanes = math.gcd(int(sch.get(channel).extent), numbers.lanes)
     for name in ("pixels", "V"):

@@ -2,7 +2,7 @@
 
 A record is one line of JSON of a database that ``wqtvm tune`` writes, of the kind "winner". Those
 of the folder ``records`` come with wqtvm, one file a target. What a layer's record is found by is
-its shape, its algorithm and the number of threads: never its weights.
+its shape, its algorithm, the dtype of its images and the number of threads: never its weights.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..errors import TuningDatabaseError
 from ..topi.direct_workload import DirectWorkload
 from ..topi.layer import Work
 from .kernels import kernels_of
+from .narrow_parameters import WIDE
 from .space import Value
 
 if TYPE_CHECKING:
@@ -45,8 +46,11 @@ class Winner:
     default_ms: float
 
 
-def key_of(work: Work, record: TargetRecord, threads: int) -> str:
-    """What a layer's record is found by: JSON text, the same for all weights."""
+def key_of(work: Work, record: TargetRecord, threads: int, images: str = WIDE) -> str:
+    """What a layer's record is found by: JSON text, the same for all weights.
+
+    ``images`` is the dtype of what the layer takes and gives.
+    """
     scheme = work.scheme
     direct = isinstance(work, DirectWorkload)
     axes = {axis.algorithm.name: axis.algorithm for axis in (scheme.row_axis, scheme.column_axis)}
@@ -68,6 +72,8 @@ def key_of(work: Work, record: TargetRecord, threads: int) -> str:
     }
     if scheme.activation_steps != "pixel":  # not in keys of before
         fields["activation_steps"] = scheme.activation_steps
+    if images != WIDE:
+        fields["images"] = images
     return json.dumps(fields)
 
 
@@ -83,20 +89,24 @@ class Records:
     def __iter__(self) -> Any:
         return iter(self._winners.values())
 
-    def winner(self, work: Work, record: TargetRecord, threads: int) -> Winner | None:
-        """The winner of a layer, or None.
+    def winner(
+        self, work: Work, record: TargetRecord, threads: int, images: str = WIDE
+    ) -> Winner | None:
+        """The winner of a layer with images of a dtype, else with those of float32, or None.
 
         None also where its point is none of the space: another version of the schedules, or of the
         program that wrote it, had other knobs.
         """
-        found = self._winners.get(key_of(work, record, threads))
-        if found is None or not kernels_of(record).space(work, threads).contains(found.point):
-            return None
-        return found
+        space = kernels_of(record).space(work, threads)
+        for dtype in (images, WIDE):
+            found = self._winners.get(key_of(work, record, threads, dtype))
+            if found is not None and space.contains(found.point):
+                return found
+        return None
 
-    def divided(self, work: Work, record: TargetRecord, threads: int) -> Work:
+    def divided(self, work: Work, record: TargetRecord, threads: int, images: str = WIDE) -> Work:
         """The workload in the sizes of its record, or else of the schedule's own choice."""
-        found = self.winner(work, record, threads)
+        found = self.winner(work, record, threads, images)
         point = None if found is None else found.point
         divided: Work = kernels_of(record).divided(work, threads, point)
         return divided

@@ -331,7 +331,7 @@ def _clocks(
     def measured_ms(layer: LayerPlan) -> float | None:
         if not layer.is_int8:
             return None
-        winner = records.winner(workload_of(layer, record), record, threads)
+        winner = records.winner(workload_of(layer, record), record, threads, config.images)
         return None if winner is None else winner.ms
 
     def predicted_ms(layer: LayerPlan) -> float:

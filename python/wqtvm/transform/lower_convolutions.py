@@ -69,8 +69,9 @@ def lower_convolutions(
     for layer in planned.values():
         workload_of(layer, record)  # refuses what the target cannot do, before anything is built
     lowering = _Lowering(
-        module, calls, record, threads, progress or (lambda *_: None), records or Records()
-    )
+        module, calls, record, threads, plan.images, progress or (lambda *_: None),
+        records or Records(),
+    )  # fmt: skip
     main = lowering.visit_expr(module["main"])
     lowering.builder_.update_func(module.get_global_var("main"), main)
     lowered: ir.IRModule = lowering.builder_.get()
@@ -85,6 +86,7 @@ class _Lowering(PyExprMutator):
         calls: dict[relax.Call, LayerPlan],
         record: TargetRecord,
         threads: int,
+        images: str,
         progress: Progress,
         records: Records,
     ) -> None:
@@ -92,6 +94,7 @@ class _Lowering(PyExprMutator):
         self.calls = calls
         self.record = record
         self.threads = threads
+        self.images = images
         self.progress = progress
         self.records = records
         self.done = 0
@@ -113,7 +116,7 @@ class _Lowering(PyExprMutator):
         scheme = layer.scheme()
         quantized = quantize_weights(weight.transpose(3, 2, 0, 1), scheme, layer.name)
         undivided = workload_of(layer, self.record)
-        work = self.records.divided(undivided, self.record, self.threads)
+        work = self.records.divided(undivided, self.record, self.threads, self.images)
         if work not in self.functions:
             size = f"{work.in_channels}x{work.out_channels}_{work.height}x{work.width}"
             size += f"_k{scheme.kernel}s{layer.stride[0]}"

@@ -11,24 +11,21 @@ Ordering: after all schedules and `lift_packing`; before `evaluate_packing`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tvm_ffi
 from tvm import ir, relax, tirx
-from tvm.ir.expr import TensorLoad, TensorRegion
+from tvm.ir.expr import TensorLoad
 from tvm.relax.expr_functor import PyExprMutator, mutator
-from tvm.s_tir import renew_defs
 from tvm.s_tir.stmt import SBlock
 
 from ..frontend.names import bindings
 from ..schedules.cpu_generic.contraction_stages import ACCUMULATE, PARTIAL
 from ..schedules.cpu_generic.rewrite import uses_variable
-from ..topi.arithmetic import bfloat16_bits, bfloat16_value, like
+from ..schedules.narrow_parameters import WIDE, is_address, narrow_parameters
 from .uses import count_uses, tir_call
 
-_WIDE = "float32"
 # Fewer elements stay in L1 from one function to the next.
 _LEAST_ELEMENTS = 1 << 13
 _PRODUCTS = (ACCUMULATE, PARTIAL)
@@ -37,7 +34,7 @@ _PRODUCTS = (ACCUMULATE, PARTIAL)
 def narrow_images(module: ir.IRModule, dtype: str) -> ir.IRModule:
     """Store as ``dtype`` each float32 tensor that only functions of the module write and read.
 
-    ``dtype`` is a key of ``CONVERSIONS``.
+    ``dtype`` is a key of ``CONVERSIONS`` of ``schedules.narrow_parameters``.
     """
     narrowed = _narrowed(module)
     return _Narrow(module, narrowed, dtype).rewritten() if narrowed else module
@@ -99,7 +96,7 @@ def _stores(function: ir.BaseFunc) -> list[tirx.BufferStore]:
 
 
 def _is_image(result: Any) -> bool:
-    if not isinstance(result, relax.TensorType) or str(result.dtype) != _WIDE:
+    if not isinstance(result, relax.TensorType) or str(result.dtype) != WIDE:
         return False
     return math.prod(int(size) for size in result.shape) >= _LEAST_ELEMENTS
 
@@ -118,7 +115,7 @@ def _admits(function: ir.BaseFunc, position: int) -> bool:
             loads.append(load)
 
     def on_call(call: Any) -> None:
-        if not _is_address(call) or not isinstance(call.args[0], TensorLoad):
+        if not is_address(call) or not isinstance(call.args[0], TensorLoad):
             return
         if call.args[0].source.same_as(buffer):
             addresses.append(call)
@@ -136,92 +133,12 @@ def _admits(function: ir.BaseFunc, position: int) -> bool:
     return not refused and not (is_result and len(loads) > len(addresses))
 
 
-def _is_address(call: Any) -> bool:
-    return isinstance(call.op, ir.Op) and str(call.op.name) == "tirx.address_of"
-
-
-def _with_narrow(function: tirx.PrimFunc, positions: Sequence[int], dtype: str) -> tirx.PrimFunc:
-    """The function that takes or gives these parameters as another dtype."""
-    conversion = CONVERSIONS[dtype]
-    own = {
-        function.params[i]: tirx.decl_buffer(
-            function.params[i].shape,
-            dtype,
-            function.params[i].name,
-            layout=function.params[i].layout,
-        )
-        for i in positions
-    }
-
-    def load(node: Any) -> Any:
-        if node.source not in own:
-            return node
-        return conversion.widen(tirx.BufferLoad(own[node.source], node.indices))
-
-    def store(node: tirx.BufferStore) -> Any:
-        value = conversion.round(node.value) if node.buffer in own else node.value
-        # Widened only to be rounded again: as it is.
-        load = _load_of(value, dtype, lambda load: conversion.round(conversion.widen(load)))
-        value = value if load is None else load
-        return tirx.BufferStore(own.get(node.buffer, node.buffer), value, node.indices)
-
-    def region(node: Any) -> Any:
-        return tirx.BufferRegion(own[node.source], node.region) if node.source in own else node
-
-    def address(call: Any) -> Any:
-        narrow = _load_of(call.args[0], dtype, conversion.widen) if _is_address(call) else None
-        return call if narrow is None else tirx.address_of(narrow)
-
-    body = tvm_ffi.structural_map(
-        function.body,
-        [(TensorLoad, load), (tirx.BufferStore, store), (TensorRegion, region), (ir.Call, address)],
-    )
-    params = [own.get(param, param) for param in function.params]
-    # With variables of its own: the module has the function it was made from, too.
-    return renew_defs(tirx.PrimFunc(params, body, function.ret_type, function.attrs))
-
-
-def _load_of(value: Any, dtype: str, convert: Callable[[Any], Any]) -> Any:
-    """The load of this dtype that a value is converted from and nothing else; else None."""
-    loads: list[Any] = []
-    tvm_ffi.structural_walk(value, (TensorLoad, loads.append))
-    if not loads or str(loads[0].ty.dtype) != like(loads[0], dtype):
-        return None
-    return loads[0] if tvm_ffi.structural_equal(value, convert(loads[0])) else None
-
-
 def _is_identity(function: tirx.PrimFunc) -> bool:
     """Whether a function of one argument gives it as it is."""
     return _is_copy(function) and all(
         tvm_ffi.structural_equal(list(store.indices), list(store.value.indices))
         for store in _stores(function)
     )
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """How float32 values are had from narrow ones, exactly, and narrow ones from float32."""
-
-    widen: Callable[[Any], Any]
-    round: Callable[[Any], Any]
-
-
-def _widened_bfloat16(load: Any) -> Any:
-    return bfloat16_value(tirx.reinterpret(like(load, "uint16"), load))
-
-
-def _rounded_bfloat16(value: Any) -> Any:
-    return tirx.reinterpret(like(value, "bfloat16"), bfloat16_bits(value))
-
-
-CONVERSIONS = {
-    "bfloat16": Conversion(_widened_bfloat16, _rounded_bfloat16),
-    "float16": Conversion(
-        lambda load: tirx.Cast(like(load, _WIDE), load),
-        lambda value: tirx.Cast(like(value, "float16"), value),
-    ),
-}
-"""By the dtype of images. Beyond 65504 float16 is infinite; bfloat16 has the range of float32."""
 
 
 @mutator
@@ -270,7 +187,7 @@ class _Narrow(PyExprMutator):
 
     def _function(self, callee: ir.GlobalVar, positions: tuple[int, ...]) -> ir.GlobalVar:
         if (callee, positions) not in self.functions:
-            narrow = _with_narrow(self.module[callee], positions, self.dtype)
+            narrow = narrow_parameters(self.module[callee], positions, self.dtype)
             added = self.builder_.add_func(narrow, f"{callee.name_hint}_narrow")
             self.functions[callee, positions] = added
         return self.functions[callee, positions]

@@ -96,9 +96,10 @@ def tune_command(
     """Search for the fastest kernels of a network's int8 layers.
 
     NETWORK is an artefact that `wqtvm compile` wrote, or a plan as JSON: neither takes the
-    network's source, nor its weights. Stop with Ctrl-C when you like: the search ends, the best so
-    far are raced against the default kernels, and the same command goes on where it was. Records
-    are found by a layer's shape and algorithm, and by the number of threads.
+    network's source, nor its weights. Images between layers are of its dtype. Stop with Ctrl-C when
+    you like: the search ends, the best so far are raced against the default kernels, and the same
+    command goes on where it was. Records are found by a layer's shape, algorithm and images, and by
+    the number of threads.
     """
     from .. import console
     from . import keeping
@@ -139,6 +140,7 @@ def tune_command(
     with Standings(trials, minutes, quiet) as watch:
         outcome = tune(
             chosen,
+            images=plan.images,
             target=record,
             database=database,
             trials=trials,

@@ -27,6 +27,7 @@ from typing import Any
 
 from ..errors import ConfigError, MissingDependencyError, TuningError
 from ..quantization.plan import LayerPlan, Plan
+from ..schedules.narrow_parameters import WIDE
 from ..schedules.space import Point
 from ..schedules.tuned import SHIPPED, records_of, winners_of
 from ..target import TargetRecord, lookup, usable_cpus
@@ -116,6 +117,7 @@ Watch = Callable[[Sequence[Standing], int, float], None]
 def tune(
     plan: Plan | Sequence[LayerPlan],
     *,
+    images: str | None = None,
     target: str | TargetRecord = "wq",
     database: str | Path = "wqtvm-tuning.jsonl",
     trials: int | None = None,
@@ -133,6 +135,7 @@ def tune(
     ----------
     plan : of a network, or some of its layers; ``CompiledModel.plan`` has it, of a loaded artefact,
         too.
+    images : dtype of what layers take and give; the plan's if None, float32 of mere layers.
     target : whose kernels; it has to run here, or where ``remote`` says.
     database : the file that is added to; it is made if it is not there.
     trials : candidates that may be run, all layers together, besides the default ones.
@@ -170,7 +173,9 @@ def tune(
         )
     record = lookup(target)
     layers = plan.layers if isinstance(plan, Plan) else plan
-    counted = tasks_of(layers, record, threads or usable_cpus())
+    if images is None:
+        images = plan.images if isinstance(plan, Plan) else WIDE
+    counted = tasks_of(layers, record, threads or usable_cpus(), images)
     if not counted:
         raise ConfigError("no layer of the plan is computed in int8; there is nothing to tune")
     session = _Session(

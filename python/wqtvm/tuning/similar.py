@@ -17,7 +17,7 @@ from .task import Task
 
 # Other fields of a layer's key say what is computed, and are the same of layers that are alike.
 _SIZES = ("threads", "batch", "size", "channels")
-_STEPS = ("group", "steps", "weight_steps", "points", "padding")
+_STEPS = ("group", "steps", "weight_steps", "points", "padding", "images")
 _OTHER_STEPS = 2.0  # distance, in doublings of a size
 
 

@@ -12,6 +12,7 @@ from tvm import tirx
 
 from ..quantization.plan import LayerPlan, Plan
 from ..schedules.kernels import Kernels, kernels_of
+from ..schedules.narrow_parameters import WIDE, narrow_parameters
 from ..schedules.space import Point, Space
 from ..schedules.tuned import key_of, records_of
 from ..target import TargetRecord, usable_cpus
@@ -28,20 +29,22 @@ class Task:
     work : the layer, not divided yet.
     record : of the target.
     threads : that compute it.
+    images : dtype of what the layer takes and gives.
     """
 
     work: Work
     record: TargetRecord
     threads: int
+    images: str = WIDE
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not what is cached: a space's points may be many, and it has functions.
-        return Task, (self.work, self.record, self.threads)
+        return Task, (self.work, self.record, self.threads, self.images)
 
     @cached_property
     def key(self) -> str:
         """What its records are found by."""
-        return key_of(self.work, self.record, self.threads)
+        return key_of(self.work, self.record, self.threads, self.images)
 
     @cached_property
     def space(self) -> Space:
@@ -70,7 +73,8 @@ class Task:
             words.append(f"stride {work.stride}")
         channels = f"{work.in_channels}->{work.out_channels}"
         batch = f" x{work.batch}" if work.batch != 1 else ""
-        return f"{' '.join(words)} {channels}@{work.height}x{work.width}{batch}"
+        images = f" {self.images}" if self.images != WIDE else ""
+        return f"{' '.join(words)} {channels}@{work.height}x{work.width}{batch}{images}"
 
     @property
     def macs(self) -> int:
@@ -86,22 +90,25 @@ class Task:
 
     def scheduled(self, point: Point) -> tirx.PrimFunc:
         """The kernel at a point: a function ``main`` of the input, the weights and the output."""
-        return self._kernels.schedule(definition_of(self.divided(point)))
+        function = self._kernels.schedule(definition_of(self.divided(point)))
+        if self.images == WIDE:
+            return function
+        return narrow_parameters(function, (0, len(function.params) - 1), self.images)
 
 
 def tasks_of(
-    layers: Iterable[LayerPlan], record: TargetRecord, threads: int
+    layers: Iterable[LayerPlan], record: TargetRecord, threads: int, images: str = WIDE
 ) -> list[tuple[Task, int]]:
     """The tasks of int8 layers, each once, with the number of layers that it is of."""
     counted = Counter(_works(layers, record))
-    return [(Task(work, record, threads), count) for work, count in counted.items()]
+    return [(Task(work, record, threads, images), count) for work, count in counted.items()]
 
 
 def tuned_layers(plan: Plan, record: TargetRecord, records: str) -> str:
     """Say how many int8 layers of a plan have records, compiled for all usable CPUs."""
     found, threads = records_of(record, records), usable_cpus()
     works = _works(plan.layers, record)
-    count = sum(found.winner(work, record, threads) is not None for work in works)
+    count = sum(found.winner(work, record, threads, plan.images) is not None for work in works)
     return (
         f"{count} of {len(works)} int8 layers have a tuned kernel for {threads} threads "
         f"(records: {records})"

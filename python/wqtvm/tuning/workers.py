@@ -159,16 +159,17 @@ class _Loaded:
             self._device = session.device(kind, 0)
         work = task.work
         shape = (work.batch, work.out_height, work.out_width, work.out_channels)
+        result = _stored(np.full(shape, np.nan, np.float32), task.images)
         self._runs = 0.0  # milliseconds of one; 0 before it is known
         self._arguments = [
             *_tensors(task, point, self._device, is_here=session is None),
-            tvm.runtime.tensor(np.full(shape, np.nan, np.float32), self._device),
+            tvm.runtime.tensor(result, self._device),
         ]
 
-    def result(self) -> NDArray[np.float32]:
+    def result(self) -> NDArray[Any]:
         """Run it once."""
         self._library["main"](*self._arguments)
-        result: NDArray[np.float32] = self._arguments[-1].numpy()
+        result: NDArray[Any] = self._arguments[-1].numpy()
         return result
 
     def ms(self, duration: float) -> list[float]:
@@ -227,6 +228,8 @@ def _data(task: Task) -> tuple[NDArray[np.float32], Any]:
         step = rng.uniform(0.5e-3, 1.5e-3, (*taps, *shape)).astype(np.float32)
         if work.scheme.weight_steps == "filter":
             step = np.broadcast_to(step[:1, :1], step.shape).copy()
+        # Values that images of the dtype have.
+        x = _stored(x, task.images).astype(np.float32)
         _DATA[task.key] = x, QuantizedWeights(u, step, work.in_channels)
     found: tuple[NDArray[np.float32], Any] = _DATA[task.key]
     return found
@@ -238,7 +241,7 @@ def _arguments(task: Task, point: Point) -> list[NDArray[Any]]:
     packed = f"packed {divided.packed_shape}"
     if packed not in _DATA:
         _DATA[packed] = list(packed_weights(weights, divided).values())
-    return [x, *_DATA[packed]]
+    return [_stored(x, task.images), *_DATA[packed]]
 
 
 def _tensors(task: Task, point: Point, device: Any, is_here: bool) -> list[Any]:
@@ -255,7 +258,14 @@ def _tensors(task: Task, point: Point, device: Any, is_here: bool) -> list[Any]:
     return tensors
 
 
-def _check(task: Task, result: NDArray[np.float32]) -> None:
+def _stored(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Values as images of a dtype have them, rounded to the nearest, ties to even."""
+    import ml_dtypes
+
+    return values.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype))
+
+
+def _check(task: Task, result: NDArray[Any]) -> None:
     """Compare a result with the numpy reference.
 
     Raises
@@ -279,8 +289,9 @@ def _check(task: Task, result: NDArray[np.float32]) -> None:
         expected = direct_reference(x, part, work.scheme, work.padding, stride=work.stride).output
     else:
         expected = convolution_reference(x, part, work.scheme, work.padding).output
-    found = result[..., channels]
-    differ = np.count_nonzero(found.view(np.int32) != expected.view(np.int32))
+    found, expected = result[..., channels], _stored(expected, task.images)
+    bits = f"int{8 * found.itemsize}"
+    differ = np.count_nonzero(found.view(bits) != expected.view(bits))
     if differ:
         raise ArithmeticError(
             f"its result differs from the reference in {differ} of {expected.size} values"
