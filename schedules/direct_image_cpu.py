@@ -10,6 +10,13 @@ parallel task computes a panel of output channels of some register blocks:
             for all taps and channels: integer products
             scaled, epilogue, result
 
+or all panels of some rows, whose pixels it quantizes itself, so that V comes from its own L2 and is
+never in memory:
+
+    for a block of the image, in parallel:
+        for each of its rows, and those around it: levels                   -> V of the task
+        for each panel, for some pixels: as above
+
 Nothing but the accumulators lies between V and the result. V has a plane for each 64 channels, so
 that a register block's pixels are a few kilobytes of L1 for all taps; a panel of U streams from L2
 once a register block, in the order in which it lies. V of a block stays in L2 while panels go by,
@@ -90,7 +97,7 @@ class ImageBlocking:
             return (
                 (rows, columns, fields["vectors"], fields["flat"]) in registers
                 and not (fields["flat"] and fields["fetch_pixels"])
-                and not (fields["panels_first"] and fields["own_pixels"])
+                and not (fields["own_pixels"] and (fields["panels_first"] or fields["flat"]))
                 and rows * columns * fields["vectors"] >= _LEAST_ACCUMULATORS
                 and blocks[0] % fields["task"][0] == 0
                 and blocks[1] % fields["task"][1] == 0
@@ -134,18 +141,23 @@ class ImageBlocking:
         blocks = math.ceil(work.out_height / rows), math.ceil(work.out_width / columns)
         panels = math.ceil(work.out_channels / (vectors * self.numbers.dot_lanes))
 
-        def v_bytes(task: int) -> int:
-            """V of so many rows of register blocks."""
-            image = (blocks[1] * columns - 1) * work.quantized_stride + work.scheme.kernel
-            tall = task * rows * work.quantized_stride + work.scheme.kernel - 1
-            image *= work.scheme.kernel if flat else 1
-            return work.activation_bytes * work.groups * work.group_size * image * tall
+        def v_bytes(tall: int, wide: int = blocks[1]) -> int:
+            """V of so many rows and columns of register blocks."""
+            width = (wide * columns - 1) * work.quantized_stride + work.scheme.kernel
+            height = tall * rows * work.quantized_stride + work.scheme.kernel - 1
+            width *= work.scheme.kernel if flat else 1
+            return work.activation_bytes * work.groups * work.group_size * width * height
 
         is_near = v_bytes(blocks[0]) <= _NEAR_BYTES
         # Rows are divided among threads where each may read all of U: V is then its own, mostly.
         by_rows = math.prod(work.packed_shape) * work.multiplied_bytes <= _NEAR_WEIGHT_BYTES
         equal = [n for n in range(1, blocks[0] + 1) if blocks[0] % n == 0]
         tall = [n for n in equal if is_near or n == 1 or v_bytes(n) <= _NEAR_BYTES]
+
+        own = None
+        if not is_near and not flat:
+            own = _own_task(work, (rows, columns), blocks, threads, v_bytes)
+        by_rows = by_rows or own is not None
 
         def time(task: int) -> float:
             tasks, together = work.batch * math.ceil(blocks[0] / task), 1
@@ -160,9 +172,9 @@ class ImageBlocking:
             "block": (rows, columns),
             "vectors": vectors,
             "flat": flat,
-            "task": (min(tall, key=time), blocks[1]),
+            "task": own or (min(tall, key=time), blocks[1]),
             "panels_first": int(is_near and not by_rows),
-            "own_pixels": 0,
+            "own_pixels": int(own is not None),
             "fetch_pixels": int(
                 self.numbers.tiles is not None and not flat and v_bytes(blocks[0]) > _L1_BYTES
             ),
@@ -189,6 +201,10 @@ class ImageBlocking:
 # only take the place of loads.
 _NEAR_BYTES = 1 << 20
 _L1_BYTES = 1 << 17
+# V of a task that quantizes its own pixels, of whole rows or of parts of them, and rows and columns
+# of outputs of it. How many tasks of each thread make it no matter whether they are divided evenly.
+_OWN_BYTES, _OWN_PART_BYTES, _OWN_EDGES, _MANY = 9 << 17, 3 << 17, (16, 32), 4
+_OWN_PART_CHANNELS = 256  # of outputs: with 128, parts of rows won by two threads and lost by one
 # U that each thread's L2 holds beside V, and a panel of it that L2 holds beside V and the next one.
 _NEAR_WEIGHT_BYTES, _PANEL_BYTES = 1 << 18, 320 << 10
 _TASK_OVERHEAD_BLOCKS = 4
@@ -199,6 +215,34 @@ _LOAD, _LOAD_L2, _LEAST_CHAINS = 0.5, 1.0, 10
 # holds for a while only; and the share of what is loaded, or multiplied, that is not hidden behind
 # the other.
 _TILE_LATENCY, _L2_LINE, _CROWDED_LINE, _NOT_HIDDEN = 52, 1.4, 2.2, 0.25
+
+
+def _own_task(
+    work: DirectWorkload,
+    block: tuple[int, int],
+    blocks: tuple[int, int],
+    threads: int,
+    v_bytes: Callable[[int, int], int],
+) -> tuple[int, int] | None:
+    """Rows and columns of register blocks of tasks that quantize their own pixels, or None.
+
+    Those of which the fewest pixels are quantized twice, around them, and whose V stays in L2; of
+    whole rows, if it holds enough of them.
+    """
+
+    def fits(task: tuple[int, int], most: int) -> bool:
+        tasks = work.batch * math.prod(blocks) // math.prod(task)
+        even = tasks % threads == 0 or tasks >= _MANY * threads
+        edges = [n * edge for n, edge in zip(task, block, strict=True)]
+        least = (_OWN_EDGES[0], min(_OWN_EDGES[1], work.out_width))
+        return even and edges[0] >= least[0] and edges[1] >= least[1] and v_bytes(*task) <= most
+
+    tall, wide = ([n for n in range(1, count + 1) if count % n == 0] for count in blocks)
+    whole = [(n, blocks[1]) for n in tall if fits((n, blocks[1]), _OWN_BYTES)]
+    parts = []
+    if work.out_channels >= _OWN_PART_CHANNELS:
+        parts = [each for each in product(tall, wide) if fits(each, _OWN_PART_BYTES)]
+    return min(whole or parts, key=lambda task: v_bytes(*task) / math.prod(task), default=None)
 
 
 def schedule_direct_image(function: tirx.PrimFunc, numbers: DirectBlocking) -> tirx.PrimFunc:

@@ -18,7 +18,7 @@ from ..errors import TuningDatabaseError
 from ..topi.direct_workload import DirectWorkload
 from ..topi.layer import Work
 from .kernels import kernels_of
-from .narrow_parameters import WIDE
+from .narrow_parameters import CONVERSIONS, WIDE
 from .space import Value
 
 if TYPE_CHECKING:
@@ -92,13 +92,13 @@ class Records:
     def winner(
         self, work: Work, record: TargetRecord, threads: int, images: str = WIDE
     ) -> Winner | None:
-        """The winner of a layer with images of a dtype, else with those of float32, or None.
+        """The winner of a layer with images of a dtype, else of another one, or None.
 
         None also where its point is none of the space: another version of the schedules, or of the
         program that wrote it, had other knobs.
         """
         space = kernels_of(record).space(work, threads)
-        for dtype in (images, WIDE):
+        for dtype in (images, WIDE, *CONVERSIONS):
             found = self._winners.get(key_of(work, record, threads, dtype))
             if found is not None and space.contains(found.point):
                 return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ import tvm_ffi
 from kernel_assembly import assembly_of
 from kernel_layers import X86, Layer, make_layer, output_between_guards
 from numpy.typing import NDArray
+from tvm import tirx
 from tvm.ir.instrument import pass_instrument
 
 from wqtvm.errors import ConfigError
 from wqtvm.quantization.image_reference import ImageStages
 from wqtvm.runtime.threads import get_num_threads, set_num_threads
 from wqtvm.schedules.kernels import kernels_of
+from wqtvm.schedules.prefetch import realized
 from wqtvm.topi.direct_workload import DirectWorkload
 
 EACH = [*X86, pytest.param("wq/x86-avx-vnni", marks=pytest.mark.isa("avx_vnni"))]
@@ -111,6 +114,36 @@ def test_random_points_and_threads_give_the_same_bits(target: str) -> None:
             assert_same_bits(replace(layer, work=work).run()["output"], expected)
     finally:
         set_num_threads(before)
+
+
+@each_target
+@pytest.mark.parametrize("stride", [1, 2])
+def test_tasks_quantize_their_own_pixels(target: str, stride: int) -> None:
+    """Those of the rows around them, too: tasks share no pixel, and give the same bits."""
+    layer = image_layer(target, (2, 13, 9, 70), 36, stride=stride)
+    assert isinstance(layer.work, DirectWorkload)
+    undivided = replace(layer.work, block=(1, 1), pixels=1, vectors=1, flat=False, choices=())
+    kernels = kernels_of(layer.record)
+    points = [p for p in kernels.space(undivided, 2).points if p["own_pixels"]]
+    expected = layer.reference().output
+    for point in points[:: len(points) // 4]:
+        own = replace(layer, work=kernels.divided(undivided, 2, point))
+        assert_same_bits(own.run()["output"], expected)
+        parallel = parallel_blocks(own.scheduled())
+        assert {"V", "output"} in parallel
+        assert {"V"} not in parallel
+
+
+def parallel_blocks(function: tirx.PrimFunc) -> list[set[str]]:
+    """The names of the stages in each parallel loop."""
+    loops: list[Any] = []
+    tvm_ffi.structural_walk(function.body, (tirx.For, loops.append))
+    stages = [
+        {each.block.name_hint for each in realized(loop)}
+        for loop in loops
+        if loop.kind == tirx.ForKind.PARALLEL
+    ]
+    return [names & {"V", "output"} for names in stages]
 
 
 @each_target

@@ -127,6 +127,20 @@ def test_accumulators_stay_in_registers(target: str, precision: str, channels: i
         assert len(moves) <= len(steps) / 4, [str(move) for move in moves]
 
 
+@each_target
+def test_what_is_spilled_is_aligned(target: str) -> None:
+    """Sums over all groups do not fit beside those of one: a vector lies on one cache line."""
+    code = compiled(target, "hadamard", 96).assembly.code
+    moves = [
+        move.mnemonic
+        for move in code.matching("vmov.*", r"\(%rsp\)")
+        if REGISTER[target] in move.operands
+    ]
+    aligned = [move for move in moves if re.match("vmovap|vmovdqa", move)]
+    # TVM's own small buffers on the stack are aligned to 16 bytes.
+    assert len(aligned) > 9 * (len(moves) - len(aligned))
+
+
 @each_precision
 def test_avx2_uses_what_avx2_has(precision: str) -> None:
     assembly = compiled("wq/x86-avx2", precision, 64).assembly

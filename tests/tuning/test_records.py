@@ -49,11 +49,12 @@ def test_they_are_found_and_used(path: Path) -> None:
     for entry in lines:
         key = entry["key"]
         work = workload_of(planned(key), record)
-        assert tuned.key_of(work, record, key["threads"]) == json.dumps(key)
-        winner = records.winner(work, record, key["threads"])
+        images = key.get("images", "float32")
+        assert tuned.key_of(work, record, key["threads"], images) == json.dumps(key)
+        winner = records.winner(work, record, key["threads"], images)
         assert winner is not None, f"{key}: its point is none of the space; tune it again"
         assert winner.ms <= winner.default_ms
-        divided = records.divided(work, record, key["threads"])
+        divided = records.divided(work, record, key["threads"], images)
         own = kernels_of(record).divided(work, key["threads"], winner.point)
         assert divided == own
         assert {"cpu", "versions", "when", "command", "rounds"} <= entry.keys()

@@ -21,7 +21,7 @@ from tuning_layers import layer, small_plan, task
 import wqtvm
 from wqtvm.errors import ConfigError, TuningError
 from wqtvm.quantization.plan import Plan
-from wqtvm.schedules.tuned import winners_of
+from wqtvm.schedules.tuned import records_of, winners_of
 from wqtvm.target import lookup, usable_cpus
 from wqtvm.topi.layer import workload_of
 from wqtvm.tuning import session, workers
@@ -98,6 +98,26 @@ def test_groups_that_are_parts_of_one(target: str, changed: dict[str, str], tmp_
     path = str(tmp_path / "kernel.so")
     workers.build(wanted, wanted.space.default, path)
     assert workers.measure(wanted, wanted.space.default, path, None, None).ms > 0
+
+
+@pytest.mark.parametrize("images", ["float16", "bfloat16"])
+def test_layers_are_timed_with_the_images_of_the_plan(images: str, tmp_path: Path) -> None:
+    """Each candidate's result is that of the reference, rounded, to the bit."""
+    plan = Plan((layer(),), images)
+    outcome = wqtvm.tune(plan, database=tmp_path / "db", trials=2, threads=1)
+    (standing,) = outcome.standings
+    assert standing.failed == 0
+    assert standing.task.images == images
+    assert standing.task.name.endswith(images)
+    kernel = standing.task.scheduled(standing.task.space.default)
+    assert [str(kernel.params[i].dtype) for i in (0, -1)] == [images] * 2
+    work, record = standing.task.work, standing.task.record
+    records = records_of(record, str(tmp_path / "db"))
+    found = records.winner(work, record, 1, images)
+    assert found is not None
+    assert json.loads(found.key)["images"] == images
+    # Other images' records are better than none.
+    assert records.winner(work, record, 1) == found
 
 
 def test_a_wrong_result_is_an_error(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from ..errors import AlreadyExistsError, TuningDatabaseError
+from ..schedules.narrow_parameters import WIDE
 from ..schedules.tuned import WINNER, read_lines, winner_from
 from .journal import SESSION, TRIAL
 
@@ -30,7 +31,7 @@ def listing(database: Path) -> Table:
         if entry["kind"] == TRIAL:
             trials[json.dumps(entry["key"])] += 1
     result = table(
-        "target", "threads>", "algorithm", "group>", "channels", "size", "default ms>", "ms>",
+        "target", "threads>", "algorithm", "group>", "channels", "size", "images", "default ms>", "ms>",
         "gain>", "trials>", "point", "measured", "on",
         title=f"{database}: {sum(trials.values())} trials of {len(trials)} layers",
     )  # fmt: skip
@@ -43,6 +44,7 @@ def listing(database: Path) -> Table:
             str(key["group"] or "all"),
             "->".join(map(str, key["channels"])),
             "x".join(map(str, key["size"])),
+            key.get("images", WIDE),
             f"{winner.default_ms:.4g}",
             f"{winner.ms:.4g}",
             f"{winner.default_ms / winner.ms:.3f}",
