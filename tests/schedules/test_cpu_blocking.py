@@ -17,7 +17,7 @@ from wqtvm.quantization.scheme import STEPS
 from wqtvm.schedules.direct_tile_kernel import pixels_of_a_register
 from wqtvm.schedules.kernels import kernels_of
 from wqtvm.schedules.winograd_blocking import CpuBlocking
-from wqtvm.target import TABLE, TargetRecord
+from wqtvm.target import TABLE, TargetRecord, lookup
 from wqtvm.topi.direct_workload import DirectWorkload
 from wqtvm.topi.workload import WinogradWorkload
 
@@ -205,3 +205,52 @@ def test_a_direct_task_is_of_whole_accumulator_blocks(
     assert work.block[0] == 1 or work.block_pixels <= blocking.task_pixels
     assert work.block[0] <= work.out_height
     assert work.block[1] <= work.out_width
+
+
+IMAGE = Scheme(
+    ALGORITHMS[1], standard_scales(ALGORITHMS[1]), group_size=0, weight_steps="filter",
+    activation_steps="image",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "own"),
+    [
+        ((64, 64), (320, 320), True),
+        ((64, 64), (960, 320), True),
+        ((256, 256), (256, 256), True),  # parts of rows
+        ((32, 32), (640, 640), False),  # L2 holds the levels of the image
+        ((512, 512), (128, 128), False),
+        ((8, 8), (1280, 1280), False),
+    ],
+)
+def test_tasks_quantize_their_own_pixels_where_l2_does_not_hold_all(
+    size: tuple[int, int], channels: tuple[int, int], own: bool
+) -> None:
+    for record in map(lookup, ("wq/x86-amx", "wq/x86-vnni")):
+        work = DirectWorkload(IMAGE, 1, *size, *channels, 1, record.dot)
+        for threads in (1, 2):
+            chosen = kernels_of(record).divided(work, threads)
+            assert dict(chosen.choices)["own_pixels"] == own, record.name
+
+
+@each_cpu
+@given(data=st.data(), threads=st.integers(1, 16))
+def test_own_tasks_feed_all_threads_and_fit(
+    record: TargetRecord, data: st.DataObject, threads: int
+) -> None:
+    edge, channels = st.integers(3, 300), st.integers(1, 1000)
+    numbers = [data.draw(draw) for draw in (st.integers(1, 4), edge, edge, channels, channels)]
+    work = kernels_of(record).divided(DirectWorkload(IMAGE, *numbers, 1, record.dot), threads)
+    choices = dict(work.choices)
+    task = choices["task_rows"], choices["task_columns"]
+    assert all(n % edge == 0 for n, edge in zip(work.blocks, task, strict=True))
+    if not choices["own_pixels"]:
+        return
+    assert not choices["panels_first"]
+    assert not work.flat
+    tasks = work.batch * math.prod(work.blocks) // math.prod(task)
+    assert tasks % threads == 0 or tasks >= 4 * threads
+    height, width = (n * edge + 2 for n, edge in zip(task, work.block, strict=True))
+    levels = height * width * work.groups * work.group_size * work.activation_bytes
+    assert levels <= 9 << 17
