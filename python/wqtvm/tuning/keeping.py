@@ -31,8 +31,8 @@ def listing(database: Path) -> Table:
         if entry["kind"] == TRIAL:
             trials[json.dumps(entry["key"])] += 1
     result = table(
-        "target", "threads>", "algorithm", "group>", "channels", "size", "images", "default ms>", "ms>",
-        "gain>", "trials>", "point", "measured", "on",
+        "target", "threads>", "algorithm", "group>", "channels", "size", "images",
+        "default ms>", "ms>", "gain>", "trials>", "point", "measured", "on",
         title=f"{database}: {sum(trials.values())} trials of {len(trials)} layers",
     )  # fmt: skip
     for entry in _last_winners(entries):
