@@ -11,9 +11,9 @@ from typing import Any
 
 import tvm_ffi
 from tvm import tirx
-from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from .prefetch import fetch
+from .scratch import with_scratch
 
 _OWN_LANES = 4  # of float32, to which a stack is aligned in any case
 
@@ -27,15 +27,15 @@ def with_aligned_stack(function: tirx.PrimFunc, lanes: int) -> tirx.PrimFunc:
         # TVM aligns buffers on the stack to 16 bytes, but for those of vectors; no other one is of
         # this dtype, so it does not put them in one place.
         vector = tirx.decl_buffer((1,), f"int64x{lanes // 2}", "aligned")
-        at = [tirx.const(0, "int64")]
-        store = tirx.BufferStore(vector, tirx.Broadcast(tirx.const(0, "int64"), lanes // 2), at)
         # Whose address is taken remains a variable.
-        body = tirx.SeqStmt([store, fetch(tirx.BufferLoad(vector, at)), loop.body])
-        block = SBlock([], [], [], "aligned", body, alloc_buffers=[vector])
-        return tirx.For(
-            loop.loop_var, loop.min, loop.extent, loop.kind, SBlockRealize([], True, block),
-            annotations=loop.annotations,
-        )  # fmt: skip
+        kept = fetch(tirx.BufferLoad(vector, [tirx.const(0, "int64")]))
+        body = tirx.SeqStmt([kept, loop.body])
+        return with_scratch(
+            tirx.For(
+                loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=loop.annotations
+            ),
+            vector,
+        )
 
     if lanes <= _OWN_LANES:
         return function

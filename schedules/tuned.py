@@ -97,12 +97,12 @@ class Records:
         None also where its point is none of the space: another version of the schedules, or of the
         program that wrote it, had other knobs.
         """
+        keys = [key_of(work, record, threads, dtype) for dtype in (images, WIDE, *CONVERSIONS)]
+        found = [self._winners[key] for key in keys if key in self._winners]
+        if not found:
+            return None
         space = kernels_of(record).space(work, threads)
-        for dtype in (images, WIDE, *CONVERSIONS):
-            found = self._winners.get(key_of(work, record, threads, dtype))
-            if found is not None and space.contains(found.point):
-                return found
-        return None
+        return next((winner for winner in found if space.contains(winner.point)), None)
 
     def divided(self, work: Work, record: TargetRecord, threads: int, images: str = WIDE) -> Work:
         """The workload in the sizes of its record, or else of the schedule's own choice."""

@@ -229,7 +229,7 @@ def _data(task: Task) -> tuple[NDArray[np.float32], Any]:
         if work.scheme.weight_steps == "filter":
             step = np.broadcast_to(step[:1, :1], step.shape).copy()
         # Values that images of the dtype have.
-        x = _stored(x, task.images).astype(np.float32)
+        x = _stored(x, task.images).astype(np.float32, copy=False)
         _DATA[task.key] = x, QuantizedWeights(u, step, work.in_channels)
     found: tuple[NDArray[np.float32], Any] = _DATA[task.key]
     return found
@@ -248,21 +248,25 @@ def _tensors(task: Task, point: Point, device: Any, is_here: bool) -> list[Any]:
     """The arguments on a device; candidates that run here share them, up to 100 MB and more."""
     import tvm
 
-    arrays = _arguments(task, point)
+    def tensors() -> list[Any]:
+        return [tvm.runtime.tensor(array, device) for array in _arguments(task, point)]
+
     if not is_here:
-        return [tvm.runtime.tensor(array, device) for array in arrays]
+        return tensors()
+    _data(task)  # what is placed is then of this task
     placed = f"placed {task.divided(point).packed_shape}"
     if placed not in _DATA:
-        _DATA[placed] = [tvm.runtime.tensor(array, device) for array in arrays]
-    tensors: list[Any] = _DATA[placed]
-    return tensors
+        _DATA[placed] = tensors()
+    shared: list[Any] = _DATA[placed]
+    return shared
 
 
 def _stored(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     """Values as images of a dtype have them, rounded to the nearest, ties to even."""
     import ml_dtypes
 
-    return values.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype))
+    stored = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    return values.astype(stored, copy=False)
 
 
 def _check(task: Task, result: NDArray[Any]) -> None:
