@@ -22,7 +22,8 @@ def with_aligned_stack(function: tirx.PrimFunc, lanes: int) -> tirx.PrimFunc:
     """Align the stack of the tasks of each parallel loop to vectors of so many float32 lanes."""
 
     def task(loop: tirx.For) -> Any:
-        if loop.kind != tirx.ForKind.PARALLEL:
+        # Of one task TVM makes no function of its own, and two such variables one of another dtype.
+        if loop.kind != tirx.ForKind.PARALLEL or int(loop.extent) == 1:
             return loop
         # TVM aligns buffers on the stack to 16 bytes, but for those of vectors; no other one is of
         # this dtype, so it does not put them in one place.

@@ -10,10 +10,11 @@ from tvm import tirx
 from ..topi.direct_workload import DirectWorkload
 from ..topi.workload import WinogradWorkload
 from .aligned_stack import with_aligned_stack
+from .attention_cpu import schedule_attention
 from .direct_bfloat16_cpu import schedule_direct_bfloat16
 from .direct_cpu import DirectBlocking, schedule_direct
 from .direct_image_cpu import ImageBlocking, schedule_direct_image
-from .operators import DIRECT, DIRECT_BFLOAT16, DIRECT_IMAGE, operator_of
+from .operators import ATTENTION, DIRECT, DIRECT_BFLOAT16, DIRECT_IMAGE, operator_of
 from .space import Point, Space
 from .winograd_blocking import CpuBlocking
 from .winograd_cpu import schedule_winograd
@@ -58,6 +59,9 @@ class CpuKernels:
 
     def _scheduled(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
         operator = operator_of(function)
+        if operator == ATTENTION:
+            tiles = None if self.bfloat16 is None else self.bfloat16.tiles
+            return schedule_attention(function, self.winograd.lanes, tiles)
         if operator == DIRECT:
             return schedule_direct(function, self.direct)
         if operator == DIRECT_IMAGE:

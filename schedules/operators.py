@@ -1,4 +1,4 @@
-"""Which quantized operator a function holds: an annotation on its last block says so."""
+"""Which of our operators a function holds: an annotation on its last block says so."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import tvm_ffi
 from tvm import tirx
 from tvm.s_tir.stmt import SBlock
 
+from ..topi.attention import OPERATOR as ATTENTION
 from ..topi.direct import OPERATOR as DIRECT
 from ..topi.direct_bfloat16 import OPERATOR as DIRECT_BFLOAT16
 from ..topi.direct_image import OPERATOR as DIRECT_IMAGE
 from ..topi.winograd import OPERATOR as WINOGRAD
 
-__all__ = ["DIRECT", "DIRECT_BFLOAT16", "DIRECT_IMAGE", "WINOGRAD", "operator_of"]
+__all__ = [
+    "ATTENTION",
+    "DIRECT",
+    "DIRECT_BFLOAT16",
+    "DIRECT_IMAGE",
+    "WINOGRAD",
+    "operator_of",
+]
 
 _ANNOTATION = "wq.operator"
 

@@ -70,20 +70,23 @@ def kept_by_tasks(function: tirx.PrimFunc, name: str, shape: tuple[int, int]) ->
 
 
 def with_scratch(loop: tirx.For, scratch: Any) -> tirx.For:
-    """The loop with a buffer that is allocated once in its body, as it is used there, too.
-
-    The first and the last value are set: of what TVM sees no use, it allocates no memory, and it
-    does not see what a tile register is stored to.
-    """
-    zero = tirx.const(0, scratch.ty.dtype)
-    corners = [[0] * len(scratch.shape), [extent - 1 for extent in scratch.shape]]
-    touches = [
-        tirx.BufferStore(scratch, zero, [tirx.const(int(at), "int64") for at in corner])
-        for corner in corners
-    ]
-    body = tirx.SeqStmt([*touches, loop.body])
+    """The loop with a buffer that is allocated once in its body, as it is used there, too."""
+    body = tirx.SeqStmt([*kept_whole(scratch), loop.body])
     block = SBlock([], [], [], "scratch", body, alloc_buffers=[scratch])
     return tirx.For(
         loop.loop_var, loop.min, loop.extent, loop.kind, SBlockRealize([], True, block),
         annotations=loop.annotations,
     )  # fmt: skip
+
+
+def kept_whole(scratch: Any) -> list[Any]:
+    """Set a buffer's first and last value: of what TVM sees no use, it allocates no memory.
+
+    It does not see what a tile register is stored to.
+    """
+    zero = tirx.const(0, scratch.ty.dtype)
+    corners = [[0] * len(scratch.shape), [int(extent) - 1 for extent in scratch.shape]]
+    return [
+        tirx.BufferStore(scratch, zero, [tirx.const(at, "int64") for at in corner])
+        for corner in corners
+    ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import tvm_ffi.libinfo
-from kernel_layers import Layer
+from kernel_layers import Kernel
 from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ class Driver:
     emulator: Sequence[str] = ()
     device: int = CPU
 
-    def run(self, layer: Layer, library: Any, folder: Path, tasks: int = 3) -> NDArray[np.float32]:
+    def run(self, layer: Kernel, library: Any, folder: Path, tasks: int = 3) -> NDArray[np.float32]:
         """Link what ``tvm.compile`` returned to a program, and return what it makes of a layer."""
         kernel, program = folder / "kernel.o", folder / "run_kernel"
         arguments, result = folder / "arguments", folder / "result"
@@ -51,12 +51,10 @@ class Driver:
         flags = ("-std=c11", "-O1", "-Wall", "-Werror", "-I", INCLUDE)
         source = HERE / "run_kernel.c"
         run(self.compiler, *flags, source, kernel, *self.link, "-lm", "-o", program)
-        work = layer.work
-        shape = (work.batch, work.out_height, work.out_width, work.out_channels)
         inputs = [tensor.numpy() for tensor in layer.arguments()]
-        self._write(arguments, [*inputs, np.full(shape, 7, np.float32)])
+        self._write(arguments, [*inputs, np.full(layer.result_shape, 7, np.float32)])
         run(*self.emulator, program, arguments, result, str(tasks))
-        return np.fromfile(result, np.float32).reshape(shape)
+        return np.fromfile(result, np.float32).reshape(layer.result_shape)
 
     def _write(self, path: Path, arrays: list[NDArray[Any]]) -> None:
         with path.open("wb") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -51,6 +51,12 @@ class Layer:
     x: NDArray[np.float32]
     weights: QuantizedWeights
 
+    @property
+    def result_shape(self) -> tuple[int, ...]:
+        """(batch, height, width, channel)."""
+        work = self.work
+        return work.batch, work.out_height, work.out_width, work.out_channels
+
     def function(self) -> tirx.PrimFunc:
         """The operator's definition."""
         return definition_of(self.work)
@@ -77,10 +83,7 @@ class Layer:
         function, buffers = expose(self.scheduled(), stages)
         library = tvm.compile(function, target=self.record.tvm_target())
         permit_here(self.record)
-        shape = (
-            self.work.batch, self.work.out_height, self.work.out_width, self.work.out_channels
-        )  # fmt: skip
-        results = {"output": np.full(shape, np.nan, np.float32)}
+        results = {"output": np.full(self.result_shape, np.nan, np.float32)}
         for buffer in buffers:
             extents = [int(extent) for extent in buffer.ty.shape]
             results[buffer.name] = np.zeros(extents, str(buffer.ty.dtype))
@@ -152,16 +155,30 @@ def make_layer(
     return Layer(work, target, x, quantize_weights(weight, scheme))
 
 
-def output_between_guards(layer: Layer) -> NDArray[np.float32]:
+class Kernel(Protocol):
+    """What is compiled and run."""
+
+    record: TargetRecord
+
+    @property
+    def result_shape(self) -> tuple[int, ...]:
+        """Of the last parameter."""
+
+    def scheduled(self) -> tirx.PrimFunc:
+        """The operator with the target's schedule."""
+
+    def arguments(self) -> list[Any]:
+        """The parameters but the last."""
+
+
+def output_between_guards(layer: Kernel) -> NDArray[np.float32]:
     """The layer's output, written between guards that must stay as they are."""
     library = tvm.compile(layer.scheduled(), target=layer.record.tvm_target())
     permit_here(layer.record)
-    work = layer.work
-    shape = (work.batch, work.out_height, work.out_width, work.out_channels)
-    count, guard = int(np.prod(shape)), 4096
+    count, guard = int(np.prod(layer.result_shape)), 4096
     memory = np.full(count + 2 * guard + 16, 7, np.float32)
     start = -memory.ctypes.data // 4 % 16 + guard  # of a whole cache line, as TVM's tensors
-    output = memory[start : start + count].reshape(shape)
+    output = memory[start : start + count].reshape(layer.result_shape)
     library["main"](*layer.arguments(), tvm.runtime.from_dlpack(output))
     assert (memory[:start] == 7).all()
     assert (memory[start + count :] == 7).all()

@@ -139,11 +139,17 @@ def build_module(
     Raises
     ------
     ConfigError
-        If images are narrow and the target is no CPU.
+        If images are narrow and the target is no CPU; or if the products of attention are of
+        bfloat16 and the target has none.
     """
     if plan.images != "float32" and record.architecture == "cuda":
         raise ConfigError(
             f"images is {plan.images!r}, which is for CPUs; give 'float32' for {record.name}"
+        )
+    if plan.attention == "bfloat16" and record.bfloat16 is None:
+        raise ConfigError(
+            f"attention is {plan.attention!r}, and {record.name} has no products of bfloat16; give "
+            "'float32', or a target with AMX, wq/x86-amx"
         )
     report = progress or _silent
     tuned = records_of(record) if records is None else records

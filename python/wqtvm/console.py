@@ -146,8 +146,7 @@ def plan_table(plan: Plan) -> Table:
             escape(_reason(layer)),
             style=None if layer.algorithm != "float" else "dim",
         )
-    if plan.images != "float32":
-        result.caption = f"images between layers: {plan.images}"
+    result.caption = "\n".join(plan.remarks()) or None
     return result
 
 

@@ -11,6 +11,7 @@ import click
 from .config import (
     ACTIVATION_STEPS,
     ALGORITHMS,
+    ATTENTION,
     IMAGES,
     MINIMIZE,
     NAMED_POINTS,
@@ -111,6 +112,10 @@ def network(command: Command) -> Command:
                 help="What is stored between layers; float16 is infinite beyond 65504.",
             ),
             click.option(
+                "--attention", type=click.Choice(ATTENTION), default=_DEFAULT.attention,
+                show_default=True, help="Precision of attention's products; bfloat16 needs AMX.",
+            ),
+            click.option(
                 "--calibrate/--no-calibrate", default=None,
                 help="Balance channels and take off mean errors, by running the float network on "
                 "the inputs, or on made-up ones; by default with --algorithm auto.",
@@ -175,6 +180,7 @@ def configuration(options: dict[str, Any]) -> WinogradConfig:
         activation_steps=options["activation_steps"],
         others=options["others"],
         images=options["images"],
+        attention=options["attention"],
         calibrate=options["calibrate"],
         min_sqnr_db=options["min_sqnr_db"],
         max_loss_db=options["max_loss_db"],

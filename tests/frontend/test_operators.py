@@ -48,6 +48,16 @@ def masked_row(mask):
 INFINITE = torch.zeros(5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
 
 CASES = {
+    "parts of axes": (
+        IMAGE,
+        lambda x: x[:, 2] + x.select(1, -1),
+        lambda x: x[0, :, -2],
+        lambda x: x[:, :1].squeeze(1) + x[:, 1:2].squeeze(-3),
+        lambda x: x[:, :1].squeeze(),
+        lambda x: x[:, :1].squeeze((0, 1)),
+        # A convolution, so that layouts are converted.
+        lambda x: F.conv2d(x, torch.ones(3, 4, 1, 1))[:, :1].unsqueeze(0).squeeze(-3),
+    ),
     "scaled sums": (
         IMAGE,
         lambda x: torch.add(x, x.flip(3), alpha=2.5),

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
+from attention_layers import make_attention
 from kernel_assembly import assembly_of
-from kernel_layers import Layer, make_layer
+from kernel_layers import Kernel, make_layer
 from numpy.typing import NDArray
 from tvm import tirx
 
@@ -77,7 +78,7 @@ def registers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(
     registers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Layer], NDArray[np.float32]]:
+) -> Callable[[Kernel], NDArray[np.float32]]:
     """Compiles a layer's schedule for AMX, the registers in C, and runs it on this machine."""
     kernels = x86_amx.KERNELS
     assert kernels.bfloat16 is not None
@@ -88,15 +89,13 @@ def run(
     )
     monkeypatch.setattr(x86_amx, "KERNELS", in_c)
 
-    def result(layer: Layer) -> NDArray[np.float32]:
+    def result(layer: Kernel) -> NDArray[np.float32]:
         library = tvm.compile(layer.scheduled(), target=lookup("wq/x86-vnni").tvm_target())
         kernel, shared = tmp_path / "kernel.o", tmp_path / "kernel.so"
         library.mod.write_to_file(str(kernel), "o")
         command = ["cc", "-shared", str(kernel), str(registers), "-o", str(shared)]
         subprocess.run(command, check=True, timeout=60)
-        work = layer.work
-        shape = (work.batch, work.out_height, work.out_width, work.out_channels)
-        output = tvm.runtime.tensor(np.full(shape, np.nan, np.float32))
+        output = tvm.runtime.tensor(np.full(layer.result_shape, np.nan, np.float32))
         tvm.runtime.load_module(str(shared))["main"](*layer.arguments(), output)
         array: NDArray[np.float32] = output.numpy()
         return array
@@ -119,7 +118,7 @@ def run(
     ],
 )
 def test_equals_the_reference(
-    run: Callable[[Layer], NDArray[np.float32]],
+    run: Callable[[Kernel], NDArray[np.float32]],
     shape: tuple[int, int, int, int],
     out_channels: int,
     options: dict[str, Any],
@@ -143,7 +142,7 @@ def test_equals_the_reference(
     ],
 )
 def test_direct_equals_the_reference(
-    run: Callable[[Layer], NDArray[np.float32]],
+    run: Callable[[Kernel], NDArray[np.float32]],
     shape: tuple[int, int, int, int],
     out_channels: int,
     options: dict[str, Any],
@@ -207,7 +206,7 @@ def test_without_amx_the_host_is_not_amx() -> None:
 @pytest.mark.isa("avx512_vnni")
 @each_layer_of_one_sum
 def test_images_of_one_step_equal_the_reference(
-    run: Callable[[Layer], NDArray[np.float32]],
+    run: Callable[[Kernel], NDArray[np.float32]],
     shape: tuple[int, int, int, int],
     out_channels: int,
     options: dict[str, Any],
@@ -221,7 +220,7 @@ def test_images_of_one_step_equal_the_reference(
 @pytest.mark.isa("avx512_vnni")
 @each_layer_of_one_sum
 def test_bfloat16_equals_the_reference(
-    run: Callable[[Layer], NDArray[np.float32]],
+    run: Callable[[Kernel], NDArray[np.float32]],
     shape: tuple[int, int, int, int],
     out_channels: int,
     options: dict[str, Any],
@@ -251,3 +250,22 @@ def test_tile_instructions_of_bfloat16_are_in_the_products() -> None:
     assert not loop.matching("ldtilecfg")
     assert len(assembly.code.matching("tilezero")) == 4
     assert len(assembly.code.matching("ldtilecfg")) == 1
+
+
+@pytest.mark.isa("avx512_vnni")
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1, 1, 1, 1),
+        (1, 2, 50, 77, 40, 40),
+        (2, 1, 33, 300, 17, 100),
+        (1, 3, 64, 64, 64, 16),
+    ],
+)
+def test_attention_in_bfloat16(
+    run: Callable[[Kernel], NDArray[np.float32]], shape: tuple[int, int, int, int, int, int]
+) -> None:
+    layer = make_attention(TARGET, shape, "bfloat16")
+    # Powers are rounded to 8 bits: 2^-9 of the largest value, were all errors of one sign.
+    most = float(np.abs(layer.values).max())
+    np.testing.assert_allclose(run(layer), layer.reference(), rtol=0, atol=2**-9 * most + 1e-5)

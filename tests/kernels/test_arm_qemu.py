@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
+from attention_layers import make_attention
 from kernel_driver import Driver
-from kernel_layers import Layer, make_layer
+from kernel_layers import Kernel, make_layer
 from numpy.typing import NDArray
 
 COMPILER = "aarch64-linux-gnu-gcc"
@@ -23,7 +24,7 @@ pytestmark = [
 ]
 
 
-def emulated(layer: Layer, folder: Path, tasks: int = 3) -> NDArray[np.float32]:
+def emulated(layer: Kernel, folder: Path, tasks: int = 3) -> NDArray[np.float32]:
     library = tvm.compile(layer.scheduled(), target=layer.record.tvm_target())
     return ARM.run(layer, library, folder, tasks)
 
@@ -96,6 +97,21 @@ def test_denormals(precision: str, tmp_path: Path) -> None:
     expected = layer.reference().output
     assert 0 < np.count_nonzero(expected) < expected.size
     assert_same_bits(emulated(layer, tmp_path), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "orders"),
+    [
+        ((1, 2, 50, 77, 40, 40), ("znh", "znh", "znh", "znh")),
+        ((2, 1, 33, 9, 3, 17), ("zhn",) * 4),
+    ],
+)
+def test_attention(shape: Any, orders: Any, tmp_path: Path) -> None:
+    layer = make_attention("wq/arm-neon", shape, orders=orders)
+    output = emulated(layer, tmp_path)
+    # As on x86: a few roundings of float32 of values around 1.
+    np.testing.assert_allclose(output, layer.reference(), rtol=1e-5, atol=2e-6)
+    assert_same_bits(emulated(layer, tmp_path, tasks=7), output)
 
 
 def test_tasks_divide_the_work_in_any_number(tmp_path: Path) -> None:

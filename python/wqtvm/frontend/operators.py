@@ -200,6 +200,26 @@ def _elu(node: fx.Node, importer: Any) -> relax.Var:
     return importer.block_builder.emit(relax.op.add(negative, positive))
 
 
+def _select(node: fx.Node, importer: Any) -> relax.Var:
+    """One index of an axis, which is dropped.
+
+    TVM's own conversion gathers, which reads the index at run time and warns of it.
+    """
+    x = importer.env[node.args[0]]
+    axis = cast(int, _argument(node, "dim")) % x.ty.ndim
+    index = cast(int, _argument(node, "index")) % int(x.ty.shape[axis])
+    emit = importer.block_builder.emit
+    part = emit(relax.op.strided_slice(x, [axis], [index], [index + 1]))
+    kept = [int(size) for at, size in enumerate(x.ty.shape) if at != axis]
+    return emit(relax.op.reshape(part, kept))
+
+
+def _squeeze(node: fx.Node, importer: Any) -> relax.Var:
+    """A reshape; of TVM's own conversion, where the axis counts from behind, passes die."""
+    shape = list(node.meta["val"].shape)
+    return importer.block_builder.emit(relax.op.reshape(importer.env[node.args[0]], shape))
+
+
 def _attention(node: fx.Node, importer: Any) -> relax.Var:
     """softmax(scale Q K^T) V over (..., length, channels).
 
@@ -273,6 +293,10 @@ OWN_CONVERTERS: dict[str, Convert] = {
     "reflection_pad2d.default": _pad2d("reflect"),
     "replication_pad2d.default": _pad2d("replicate"),
     "scaled_dot_product_attention.default": _attention,
+    "select.int": _select,
+    "squeeze.default": _squeeze,
+    "squeeze.dim": _squeeze,
+    "squeeze.dims": _squeeze,
     "sub.Tensor": _with_alpha(relax.op.subtract, operator.sub),
     "upsample_nearest2d.vec": _resize2d("nearest_neighbor", "asymmetric", "floor"),
     "_upsample_nearest_exact2d.vec": _resize2d(

@@ -25,6 +25,7 @@ from .scheme import ACTIVATION_STEPS, PRECISIONS, STEPS, WEIGHT_STEPS, Scheme
 SCHEMA_VERSION = 1
 ALGORITHMS = ("winograd", "sfc", "direct", "float")
 IMAGES = ("float32", "float16", "bfloat16")
+ATTENTION = ("float32", "bfloat16")
 
 
 class Reason(Enum):
@@ -344,16 +345,17 @@ class Plan:
     Attributes
     ----------
     layers : the convolutions.
-    images : as in WinogradConfig.
+    images, attention : as in WinogradConfig.
 
     Raises
     ------
     ConfigError
-        If two layers have the same name, or images are of no such dtype.
+        If two layers have the same name, or there are no such images or attention.
     """
 
     layers: tuple[LayerPlan, ...]
     images: str = "float32"
+    attention: str = "float32"
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
         "layer", "input", "kernel", "algorithm", "points", "precision", "group", "scales", "steps",
@@ -363,6 +365,9 @@ class Plan:
     def __post_init__(self) -> None:
         if self.images not in IMAGES:
             raise ConfigError(f"images is {self.images!r}; give one of {', '.join(IMAGES)}")
+        if self.attention not in ATTENTION:
+            listed = ", ".join(ATTENTION)
+            raise ConfigError(f"attention is {self.attention!r}; give one of {listed}")
         names = [layer.name for layer in self.layers]
         for name in names:
             if names.count(name) > 1:
@@ -393,15 +398,23 @@ class Plan:
             "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
+        return "\n".join([*lines, *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """What is to be said of the network as a whole: a line each."""
+        remarks = []
         if self.images != "float32":
-            lines.append(f"images between layers: {self.images}")
-        return "\n".join(lines)
+            remarks.append(f"images between layers: {self.images}")
+        if self.attention != "float32":
+            remarks.append(f"products of attention: {self.attention}")
+        return remarks
 
     def to_json(self) -> str:
         """The plan as JSON text, for from_json."""
         layers = ",\n".join(_layer_to_json(layer) for layer in self.layers)
         version = f'"schema_version": {SCHEMA_VERSION}'
-        head = f'{{\n  {version},\n  "images": "{self.images}",\n  "layers": ['
+        whole = f'"images": "{self.images}",\n  "attention": "{self.attention}"'
+        head = f'{{\n  {version},\n  {whole},\n  "layers": ['
         return f"{head}\n{layers}\n  ]\n}}\n" if layers else f"{head}]\n}}\n"
 
     @classmethod
@@ -432,7 +445,8 @@ class Plan:
             raise ArtefactCorruptError(f"plan: layers are {layers!r}; they must be a list")
         try:
             planned = tuple(_layer_from_json(index, layer) for index, layer in enumerate(layers))
-            return cls(planned, document.get("images", "float32"))
+            whole = (document.get(name, "float32") for name in ("images", "attention"))
+            return cls(planned, *whole)
         except ConfigError as error:
             raise ArtefactCorruptError(f"plan: {error}") from error
 

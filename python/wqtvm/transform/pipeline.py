@@ -21,6 +21,7 @@ from .correct_means import correct_means
 from .fold_batch_norm import fold_batch_norm
 from .fold_channel_scales import fold_channel_scales
 from .fold_layout_constants import fold_layout_constants
+from .fuse_attention import fuse_attention
 from .legalize_operators import LEGALIZATIONS
 from .lower_convolutions import Progress, lower_convolutions
 from .narrow_images import narrow_images
@@ -48,7 +49,8 @@ def quantize(
 ) -> ir.IRModule:
     """Replace the convolutions that the plan quantizes by our operators."""
     calibrated = fold_channel_scales(correct_means(balance_channels(module, plan), plan))
-    return lower_convolutions(calibrated, plan, record, threads, progress, records)
+    lowered = lower_convolutions(calibrated, plan, record, threads, progress, records)
+    return lowered if record.architecture == "cuda" else fuse_attention(lowered, plan.attention)
 
 
 def optimize(module: ir.IRModule, record: TargetRecord, images: str = "float32") -> ir.IRModule:

@@ -68,7 +68,7 @@ def plan_convolutions(module: ir.IRModule, config: WinogradConfig) -> Plan:
     names = [layer.name for layer in layers]
     check_patterns(names, "include", config.include)
     check_patterns(names, "exclude", config.exclude)
-    return Plan(plan_layers(layers, config), config.images)
+    return Plan(plan_layers(layers, config), config.images, config.attention)
 
 
 def plan_layers(layers: Sequence[LayerPlan], config: WinogradConfig) -> tuple[LayerPlan, ...]:
