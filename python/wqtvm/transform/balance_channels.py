@@ -31,13 +31,20 @@ from .uses import count_uses
 def balanceable(main: relax.Function) -> frozenset[str]:
     """Names of the convolutions that alone take what another operator gives."""
     uses = count_uses(main)
-    computed = {binding.var for binding in bindings(main)}
+    values = {binding.var: binding.value for binding in bindings(main)}
+
+    def is_alone(x: relax.Expr) -> bool:
+        """Whether x is computed, and for one alone; so is what it is a reshape of."""
+        value = values.get(x)
+        if value is None or uses[x] != 1:
+            return False
+        return operator_name(value) != "relax.reshape" or is_alone(value.args[0])
+
     return frozenset(
         layer_name(binding.var)
         for binding in bindings(main)
         if operator_name(binding.value) == "relax.nn.conv2d"
-        and binding.value.args[0] in computed
-        and uses[binding.value.args[0]] == 1
+        and is_alone(binding.value.args[0])
         and is_tensor_constant(binding.value.args[1])
     )
 

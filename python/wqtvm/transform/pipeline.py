@@ -17,12 +17,14 @@ from ..target import TargetRecord, record_of, usable_cpus
 from .balance_channels import balance_channels
 from .channels_last import channels_last
 from .check_lowered import check_lowered
+from .convolutions_as_products import convolutions_as_products
 from .correct_means import correct_means
 from .fold_batch_norm import fold_batch_norm
 from .fold_channel_scales import fold_channel_scales
 from .fold_layout_constants import fold_layout_constants
 from .fuse_attention import fuse_attention
 from .legalize_operators import LEGALIZATIONS
+from .linear_as_convolutions import linear_as_convolutions
 from .lower_convolutions import Progress, lower_convolutions
 from .narrow_images import narrow_images
 from .pack_weights import evaluate_packing, lift_packing, mark_constants
@@ -32,10 +34,16 @@ from .schedule_remainder import schedule_remainder
 
 
 def prepare(module: ir.IRModule) -> ir.IRModule:
-    """Bring an imported network to the form that plans are made from: NHWC, without BatchNorm."""
+    """Bring an imported network to the form that plans are made from.
+
+    That is NHWC, without BatchNorm, and linear layers are convolutions.
+    """
     # Weights that are computed from constants (weight normalisation) are constants before BatchNorm
     # looks for them.
-    passes = [fold_layout_constants, relax.transform.FoldConstant(), fold_batch_norm, channels_last]
+    passes = [
+        fold_layout_constants, relax.transform.FoldConstant(), fold_batch_norm, channels_last,
+        linear_as_convolutions, relax.transform.DeadCodeElimination(),
+    ]  # fmt: skip
     return transform.Sequential(passes)(module)
 
 
@@ -50,7 +58,9 @@ def quantize(
     """Replace the convolutions that the plan quantizes by our operators."""
     calibrated = fold_channel_scales(correct_means(balance_channels(module, plan), plan))
     lowered = lower_convolutions(calibrated, plan, record, threads, progress, records)
-    return lowered if record.architecture == "cuda" else fuse_attention(lowered, plan.attention)
+    if record.architecture == "cuda":
+        return lowered
+    return convolutions_as_products(fuse_attention(lowered, plan.attention))
 
 
 def optimize(module: ir.IRModule, record: TargetRecord, images: str = "float32") -> ir.IRModule:

@@ -49,7 +49,7 @@ _FUNCTIONS = (
 )
 _ROUNDINGS = ("negative", "sign", "floor", "ceil", "round", "astype")
 _ACTIVATIONS = ("relu", "relu6", "leakyrelu", "gelu", "gelu_tanh", "silu", "softplus", "selu")
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     [f"relax.{name}" for name in _ARITHMETIC + _COMPARISONS + _CHOICES + _FUNCTIONS + _ROUNDINGS]
     + [f"relax.nn.{name}" for name in _ACTIVATIONS]
 )
@@ -121,7 +121,7 @@ class _Sink(PyExprMutator):
             return self._part
         if operator == "relax.permute_dims":
             return self._permute
-        if operator in _ELEMENTWISE:
+        if operator in ELEMENTWISE:
             return self._elementwise
         if operator in _RESHAPES:
             return self._reshape
