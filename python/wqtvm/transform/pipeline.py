@@ -29,6 +29,7 @@ from .lower_convolutions import Progress, lower_convolutions
 from .narrow_images import narrow_images
 from .pack_weights import evaluate_packing, lift_packing, mark_constants
 from .plan_convolutions import plan_convolutions
+from .results_as_views import results_as_views
 from .schedule_operators import schedule_operators
 from .schedule_remainder import schedule_remainder
 
@@ -96,7 +97,7 @@ def finish(module: ir.IRModule) -> ir.IRModule:
         relax.transform.VMShapeLower(),
         relax.transform.AttachGlobalSymbol(),
     ]
-    return transform.Sequential(passes)(module)
+    return transform.Sequential(passes)(results_as_views(module))
 
 
 def run_all(module: ir.IRModule) -> ir.IRModule:
