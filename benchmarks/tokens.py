@@ -27,6 +27,7 @@ import wqtvm
 from benchmarks.machine import Others
 from wqtvm.demo.demo import same_threads
 from wqtvm.errors import WqtvmError
+from wqtvm.quantization import sqnr_db
 from wqtvm.target import TargetRecord, lookup
 
 SECONDS = 0.15  # of each run in a round, about
@@ -129,11 +130,6 @@ def medians(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
     return [statistics.median(each) for each in times]
 
 
-def sqnr_db(result: torch.Tensor, truth: torch.Tensor) -> float:
-    noise = (result.double() - truth).square().mean()
-    return float(10 * torch.log10(truth.square().mean() / noise))
-
-
 def main() -> int:
     description, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
@@ -167,7 +163,9 @@ def table(chosen: Sequence[Case], record: TargetRecord, threads: int, options: A
     for case in chosen:
         runs = runs_of(case, record)
         truth = copy.deepcopy(case.model).double()(*(each.double() for each in case.inputs))
-        quality = {name: sqnr_db(run(), truth) for name, run in runs.items()}
+        quality = {
+            name: sqnr_db(truth.numpy(), run().double().numpy()) for name, run in runs.items()
+        }
         with Others() as others:
             ms = dict(zip(runs, medians([*runs.values()], options.rounds), strict=True))
         cells = [f"{ms[name]:.3g} ({quality[name]:.0f})" if name in ms else "" for name in columns]

@@ -43,6 +43,7 @@ from .attention_products import (
     store,
     vector,
 )
+from .cpu_generic.pairwise import part_of
 from .instructions import TileInstructions
 from .scratch import kept_whole
 
@@ -219,10 +220,8 @@ class _Attention:
         load = vector(buffer, self._place(tensor, head, tirx.min(at, extent - 1), channel), lanes)
         if tensor == "queries" or extent % self.products.form.width == 0:
             return load
-        zero = tirx.const(0.0, "float32")
-        inside = tirx.Cast("float32", at < extent)
         # A product with zero would keep a NaN.
-        return tirx.Select(broadcast(inside > zero, lanes), load, broadcast(zero, lanes))
+        return tirx.Select(broadcast(at < extent, lanes), load, _zeros(lanes))
 
     def _place(self, tensor: str, head: Any, at: Any, channel: int) -> list[Any]:
         z, h = tirx.floordiv(head, self.work.heads), tirx.floormod(head, self.work.heads)
@@ -279,14 +278,14 @@ class _Attention:
             statements.append(loop("block", whole, lambda at: tirx.SeqStmt(block(at * each, each))))
         if rest:
             scored, *others = block(const(whole * each), rest)
-            hidden = loop(
-                "row", rows,
-                lambda row: store(
-                    scores, broadcast(tirx.const(_LOWEST, "float32"), outside),
-                    [row, const(rest * width - outside)], outside,
-                ),
-            ) if outside else None  # fmt: skip
-            statements += [scored, *([hidden] if hidden is not None else []), *others]
+            statements.append(scored)
+            if outside:
+                lowest = broadcast(tirx.const(_LOWEST, "float32"), outside)
+                place = const(rest * width - outside)
+                statements.append(
+                    loop("row", rows, lambda row: store(scores, lowest, [row, place], outside))
+                )
+            statements += others
         statements.append(loop("row", rows, lambda row: self._end(row, head, first, sums, totals)))
         buffers = [queries, scores, sums, most, totals, *([] if is_same else [powers])]
         touches = [touch for buffer in buffers for touch in kept_whole(buffer)]
@@ -397,12 +396,8 @@ class Statements(list[Any]):
         while lanes > 1:
             lanes //= 2
             whole = self.bind("lanes", values)
-            values = operator(*(_part(whole, start, lanes) for start in (0, lanes)))
+            values = operator(*(part_of(whole, start, lanes) for start in (0, lanes)))
         return self.bind("folded", values)
-
-
-def _part(values: Any, start: int, lanes: int) -> Any:
-    return tirx.Shuffle([values], [tirx.const(start + i, "int32") for i in range(lanes)])
 
 
 def _vectors(count: int, lanes: int) -> list[tuple[int, int]]:

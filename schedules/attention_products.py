@@ -12,6 +12,7 @@ summed up:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,7 +20,8 @@ from typing import Any, Protocol
 from tvm import tirx
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
-from ..topi.arithmetic import bfloat16_bits
+from ..quantization.arithmetic import round_up
+from ..topi.arithmetic import bfloat16_bits, like
 from .instructions import TileInstructions
 from .tile_product_kernel import ROW_BYTES, ROWS, accumulators, configured, multiply
 
@@ -151,7 +153,7 @@ class VectorProducts:
 
     def value_channels(self, count: int) -> int:
         """Whole vectors."""
-        return -(-count // self.lanes) * self.lanes
+        return round_up(count, self.lanes)
 
     def words(self, low: Any, high: Any) -> Any:
         """The values as they are."""
@@ -191,7 +193,7 @@ class VectorProducts:
         """As in Products."""
         vectors = int(values.shape[-1]) // self.lanes
         # In parts that are summed up together, nearly equal ones.
-        parts = -(-vectors // self.most_vectors)
+        parts = math.ceil(vectors / self.most_vectors)
         larger, start = vectors % parts, 0
         statements = []
         for number, size in ((larger, vectors // parts + 1), (parts - larger, vectors // parts)):
@@ -291,24 +293,23 @@ class TileProducts:
 
     def channels(self, count: int) -> int:
         """Whole rows of a register."""
-        return -(-count // _CHUNK) * _CHUNK
+        return round_up(count, _CHUNK)
 
     def value_channels(self, count: int) -> int:
         """Whole registers."""
-        return -(-count // ROWS) * ROWS
+        return round_up(count, ROWS)
 
     def words(self, low: Any, high: Any) -> Any:
         """The first in the lower half."""
-        lanes = str(low.ty.dtype).partition("x")[2]
-        dtype = f"uint32x{lanes}" if lanes else "uint32"
+        dtype = like(low, "uint32")
         lower, upper = (tirx.Cast(dtype, bfloat16_bits(value)) for value in (low, high))
         return lower | upper << tirx.const(16, dtype)
 
     def stored_value(self, value: Any) -> Any:
         """Rounded to nearest, ties up: powers are neither negative nor too large for that."""
-        lanes = str(value.ty.dtype).partition("x")[2]
-        bits = tirx.reinterpret(f"uint32x{lanes}", value) + tirx.const(0x8000, f"uint32x{lanes}")
-        return tirx.Cast(f"uint16x{lanes}", bits >> tirx.const(16, f"uint32x{lanes}"))
+        wide = like(value, "uint32")
+        bits = tirx.reinterpret(wide, value) + tirx.const(0x8000, wide)
+        return tirx.Cast(like(value, "uint16"), bits >> tirx.const(16, wide))
 
     def task(self, tasks: tirx.For) -> tirx.For:
         """Configures the registers."""

@@ -72,9 +72,10 @@ def _folded(vector: Any, lanes: int, operator: Any) -> Any:
         return vector
     half = lanes // 2
     variable = tirx.Var("vector", vector.ty)
-    both = operator(_part(variable, 0, half), _part(variable, half, half))
+    both = operator(part_of(variable, 0, half), part_of(variable, half, half))
     return tirx.Let(variable, vector, _folded(both, half, operator))
 
 
-def _part(vector: Any, start: int, lanes: int) -> Any:
+def part_of(vector: Any, start: int, lanes: int) -> Any:
+    """Some lanes of a vector."""
     return tirx.Shuffle([vector], [tirx.const(start + i, "int32") for i in range(lanes)])

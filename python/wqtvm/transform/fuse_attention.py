@@ -20,7 +20,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from ..frontend.names import bindings, operator_name
 from ..topi.attention import AXES, AttentionWorkload, attention
 from .constants import array_of, is_scalar, is_tensor_constant, shape_of
-from .sink_permutes import sink_permutes
+from .sink_permutes import permuted_axes, sink_permutes
 from .uses import count_uses
 
 # Fewer scores stay in a core's caches as they are.
@@ -221,10 +221,7 @@ def _permutation_of(value: relax.Expr | None) -> _Permutation | None:
     """The permutation of axes that a value is, or None."""
     if value is None or operator_name(value) != "relax.permute_dims":
         return None
-    source, rank = value.args[0], value.args[0].ty.ndim
-    axes = value.attrs.axes
-    order = reversed(range(rank)) if axes is None else (int(axis) % rank for axis in axes)
-    return _Permutation(source, tuple(order))
+    return _Permutation(value.args[0], permuted_axes(value))
 
 
 def _is_worth_it(match: _Found) -> bool:

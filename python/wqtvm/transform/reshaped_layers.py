@@ -15,9 +15,7 @@ from tvm.relax.expr_functor import PyExprMutator
 
 from ..frontend.names import operator_name
 from .constants import is_scalar, shape_of
-from .sink_permutes import ELEMENTWISE
-
-_RESHAPES = ("relax.reshape", "relax.expand_dims", "relax.squeeze")
+from .sink_permutes import ELEMENTWISE, RESHAPES
 
 
 class ReshapedLayers(PyExprMutator):
@@ -50,7 +48,7 @@ class ReshapedLayers(PyExprMutator):
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         """Of a layer or of what is behind one, in the other shape."""
         var, value = binding.var, binding.value
-        if operator_name(value) in _RESHAPES:
+        if operator_name(value) in RESHAPES:
             self._reshape(binding)
             return
         result = self.layer(value)

@@ -55,7 +55,7 @@ ELEMENTWISE = frozenset(
 )
 """Operators whose result at an index depends on their broadcast arguments at this index alone."""
 
-_RESHAPES = ("relax.reshape", "relax.expand_dims", "relax.squeeze")
+RESHAPES = ("relax.reshape", "relax.expand_dims", "relax.squeeze")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class _Sink(PyExprMutator):
             return self._permute
         if operator in ELEMENTWISE:
             return self._elementwise
-        if operator in _RESHAPES:
+        if operator in RESHAPES:
             return self._reshape
         if operator in CHANNELS_LAST:
             return self._channels_last
@@ -146,9 +146,7 @@ class _Sink(PyExprMutator):
         source = binding.value.args[0]
         if not isinstance(source, relax.Var):
             return None
-        rank = source.ty.ndim
-        axes = binding.value.attrs.axes
-        axes = tuple(reversed(range(rank))) if axes is None else tuple(int(a) % rank for a in axes)
+        axes = permuted_axes(binding.value)
         view = self._view(source)
         if view is not None:
             return _View(view.base, tuple(view.order[axis] for axis in axes))
@@ -261,6 +259,12 @@ class _Sink(PyExprMutator):
         base = relax.DataflowVar(var.name, call.ty)
         self.builder_.emit_normalized(relax.VarBinding(base, call))
         return _View(base, tuple(order))
+
+
+def permuted_axes(call: relax.Call) -> tuple[int, ...]:
+    """The axes of what a ``permute_dims`` takes, in the order of its result."""
+    rank, axes = call.args[0].ty.ndim, call.attrs.axes
+    return tuple(reversed(range(rank))) if axes is None else tuple(int(a) % rank for a in axes)
 
 
 def _permutation(data: relax.Expr, order: Sequence[int]) -> relax.Expr:
