@@ -66,7 +66,7 @@ def test_layers_are_chosen_by_parts_and_patterns() -> None:
 
 def test_competitors_are_chosen_by_name_and_by_rows() -> None:
     found = peers.chosen(["litert", "wqtvm F(4"])
-    assert [(each.name, len(variants)) for each, variants in found] == [("litert", 1), ("wqtvm", 9)]
+    assert [(each.name, len(variants)) for each, variants in found] == [("litert", 1), ("wqtvm", 11)]
     with pytest.raises(ValueError, match="nobody is called 'caffe'"):
         peers.chosen(["caffe"])
 

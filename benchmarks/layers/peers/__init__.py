@@ -64,12 +64,12 @@ COMPETITORS: tuple[Competitor, ...] = (
         Variant("wqtvm direct bfloat16", "bfloat16", ours=True),
         Variant("wqtvm direct image, float16", "int8", **F16, ours=True),
         Variant("wqtvm F(4,3), float16", "int8", **F16, products=1 / 4, weight_growth=4, ours=True),
-        Variant(
-            "wqtvm F(4,3) g64, float16", "int8", **F16, products=1 / 4, weight_growth=4, ours=True
-        ),
-        Variant(
-            "wqtvm F(4,3) one group, float16", "int8", **F16, products=1 / 4, weight_growth=4,
-            ours=True,
+        *(
+            Variant(
+                f"wqtvm F(4,3) {group}, float16", "int8", **F16, products=1 / 4, weight_growth=4,
+                ours=True,
+            )
+            for group in ("g64", "g128", "g256", "one group")
         ),
     )),
 )  # fmt: skip

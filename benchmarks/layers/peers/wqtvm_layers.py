@@ -45,6 +45,8 @@ CONFIGS = {
     "wqtvm direct bfloat16": wqtvm.WinogradConfig(algorithm="direct", precision="bfloat16"),
     "wqtvm F(4,3), float16": wqtvm.WinogradConfig(tile=4, images="float16"),
     "wqtvm F(4,3) g64, float16": wqtvm.WinogradConfig(tile=4, group_size=64, images="float16"),
+    "wqtvm F(4,3) g128, float16": wqtvm.WinogradConfig(tile=4, group_size=128, images="float16"),
+    "wqtvm F(4,3) g256, float16": wqtvm.WinogradConfig(tile=4, group_size=256, images="float16"),
     "wqtvm F(4,3) one group, float16": wqtvm.WinogradConfig(tile=4, group_size=0, images="float16"),
 }
 TARGETS = {"best": "wq", "vnni": "wq/x86-vnni"}
