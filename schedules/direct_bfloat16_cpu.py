@@ -1,4 +1,4 @@
-"""The schedule of the direct convolution in bfloat16, on tile registers.
+"""The schedule of the direct convolution in bfloat16, on tile registers or in vectors.
 
 That of ``direct_image_cpu``, but nothing is looked for in the image before it is rounded, and the
 sums are results as they are:
@@ -6,11 +6,11 @@ sums are results as they are:
     for each row, zeros around the image, in parallel: rounded                       -> V
     for a block of the image and a panel, or a panel and a block, in parallel:
         for some pixels:                            accumulators, in registers
-            for all taps and channels: products of bfloat16, 32 channels at a time
+            for all taps and channels: products of bfloat16, 32 channels at a time, or 2
             epilogue, result
 
-Budget: that of ``image_tile_kernel``, whose loads are of as many bytes, and whose products take as
-many cycles, for half the channels.
+Budget: that of ``image_tile_kernel`` or ``direct_image_cpu``, whose loads are of as many bytes, and
+whose products take as many cycles, for half the channels.
 """
 
 from __future__ import annotations

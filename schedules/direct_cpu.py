@@ -65,6 +65,7 @@ class DirectBlocking:
         accumulators and sums, with the vectors of U and a broadcast of V, fit the register file.
     l1_bytes : of the cache from which U of one panel and group is read, if it fits.
     intrinsic : the tensor intrinsic of the dot product, or None to leave it to the compiler.
+    functions : in LLVM's language, that the intrinsic calls.
     task_pixels : the most outputs of a task, of one channel, where it has more than a row.
     instructions : of the ISA, for kernels that are written out; None to leave all to the compiler.
     register_pixels_alone : as ``register_pixels`` without room for the sums, which are spilled, for
@@ -84,6 +85,7 @@ class DirectBlocking:
     l1_bytes: int
     intrinsic: str | None
     task_pixels: int
+    functions: str = ""
     instructions: Instructions | None = None
     register_pixels_alone: tuple[int, ...] | None = None
     tiles: TileInstructions | None = None

@@ -37,6 +37,7 @@ from ..quantization.arithmetic import round_up
 from .direct_cpu import DirectBlocking
 from .expand import expand_functions
 from .image_tile_kernel import REDUCTION, ImageTiles, write_image_tiles
+from .llvm_functions import with_llvm_functions
 from .loops import inline_epilogue, unroll_and_vectorize
 from .prefetch import TASKS
 from .quantize_kernel import LANES, write_quantization
@@ -275,7 +276,7 @@ def schedule_one_sum(
         function = write_quantization(function, numbers.instructions)
     sums = math.prod(block), vectors * numbers.dot_lanes
     if numbers.tiles is None:
-        return kept_by_tasks(function, "products", sums)
+        return with_llvm_functions(kept_by_tasks(function, "products", sums), numbers.functions)
     flat = len(v.shape) == 6
     # Registers side by side are as few as hold a row of the block.
     rows = block[1] // next(n for n in (1, 2, 4) if block[1] % n == 0 and block[1] <= n * ROWS)
@@ -333,9 +334,10 @@ def _schedule_products(
         sch.unroll(loop)
     init = sch.decompose_reduction(products, g)
     unroll_and_vectorize(sch, sch.get_loops(init)[-3:])
-    # The sums' beginning reads it, their continuation no longer.
+    # The sums' beginning reads it, their continuation no longer; in bfloat16 they begin at 0.
     reads = [region.source.name for region in sch.get(products).reads]
-    sch.unsafe_hide_buffer_access(products, "read", [reads.index("start")])
+    if "start" in reads:
+        sch.unsafe_hide_buffer_access(products, "read", [reads.index("start")])
     if numbers.intrinsic:
         sch.tensorize(lane, numbers.intrinsic)
 

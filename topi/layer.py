@@ -37,8 +37,8 @@ def workload_of(layer: LayerPlan, record: TargetRecord) -> Work:
     dot = record.bfloat16 if scheme.is_bfloat16 else record.dot
     if dot is None:
         raise ConfigError(
-            f"layer {layer.name}: precision is 'bfloat16', which {record.name} computes no faster "
-            "than float32; give target 'wq/x86-amx', or algorithm 'float'"
+            f"layer {layer.name}: precision is 'bfloat16', of which {record.name} has no "
+            "products; give target 'wq/x86-amx' or 'wq/x86-bf16', or algorithm 'float'"
         )
     images, channels, height, width = layer.input_shape
     shape = (images, height, width, channels, layer.weight_shape[0], layer.padding[0])

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ..machine import Others
 from .peers import Competitor, Setting, Variant
+from .peers.base import ISAS
 
 WORKER = f"{__package__}.worker"
 PATIENCE = 900  # seconds until a reply
@@ -143,8 +144,8 @@ def environment(competitor: Competitor, setting: Setting) -> dict[str, str]:
         # environment.
         "PIP_REQUIRE_VIRTUALENV": "1",
     }
-    if setting.isa == "vnni" and competitor.onednn:
-        variables["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
+    if ISAS[setting.isa] and competitor.onednn:
+        variables["ONEDNN_MAX_CPU_ISA"] = ISAS[setting.isa]
     return variables
 
 
@@ -161,7 +162,7 @@ def missing(competitor: Competitor) -> str | None:
 def unrestricted(competitor: Competitor, setting: Setting, has_amx: bool) -> str | None:
     """Return why a competitor cannot take part without AMX, or None."""
     ours = any(variant.ours for variant in competitor.variants)
-    if setting.isa != "vnni" or not has_amx or not competitor.amx or competitor.onednn or ours:
+    if setting.isa == "best" or not has_amx or not competitor.amx or competitor.onednn or ours:
         return None
     return "it would use AMX, and has no setting against it"
 

@@ -167,7 +167,7 @@ def _setting(record: Record) -> str:
     text = f"{setting.threads} thread{plural}" + ", CPU time" * (setting.clock == "cpu")
     if peaks.amx is None:
         return f"{text}, no AMX"
-    if setting.isa == "vnni":
-        return f"{text}, restricted to VNNI"
+    if setting.isa != "best":
+        return f"{text}, restricted to {setting.isa.upper()}"
     # The same machine may load tiles fast today and slowly tomorrow.
     return f"{text}, AMX at {peaks.amx / 1e9:.0f} GOPS"

@@ -61,8 +61,8 @@ class Peaks:
     l3_core_bytes: int | None = None
 
     def int8(self, isa: str) -> float:
-        """Operations a second of int8 products: the best there is, without AMX if isa is "vnni"."""
-        amx = self.amx if isa != "vnni" else None
+        """Operations a second of int8 products: the best there is, with AMX if isa is "best"."""
+        amx = self.amx if isa == "best" else None
         return amx or self.vnni or self.avx2
 
     def product(self, kind: str, isa: str) -> float:

@@ -140,15 +140,15 @@ def build_module(
     ------
     ConfigError
         If images are narrow and the target is no CPU; or if the products of attention are of
-        bfloat16 and the target has none.
+        bfloat16 and the target has no tile registers.
     """
     if plan.images != "float32" and record.architecture == "cuda":
         raise ConfigError(
             f"images is {plan.images!r}, which is for CPUs; give 'float32' for {record.name}"
         )
-    if plan.attention == "bfloat16" and record.bfloat16 is None:
+    if plan.attention == "bfloat16" and not record.has_tiles:
         raise ConfigError(
-            f"attention is {plan.attention!r}, and {record.name} has no products of bfloat16; give "
+            f"attention is {plan.attention!r}, for which {record.name} has no tile registers; give "
             "'float32', or a target with AMX, wq/x86-amx"
         )
     report = progress or _silent

@@ -54,8 +54,9 @@ class WinogradConfig:
         fractions and "i", for +-i ("0", "2/3", ...), for square tiles; of use in "winograd" and
         "auto" only.
     precision : "hadamard" (the product alone in int8), "full" (every stage in int8), or, with
-        algorithm "direct" and AMX, "bfloat16" (the operands rounded to 8 bits of mantissa, summed
-        in float32). In "auto" "full" offers "hadamard", too, and AMX bfloat16 in any case.
+        algorithm "direct" and AMX or AVX-512 BF16, "bfloat16" (the operands rounded to 8 bits of
+        mantissa, summed in float32). In "auto" "full" offers "hadamard", too, and targets that have
+        bfloat16 offer that in any case.
     group_size : channels that share a quantization step; 0 means all of a layer.
     scales : "standard", "row-norm", "correlated", "learned" (those that come with wqtvm), or
         the path of a file that ``wqtvm learn-scales`` wrote; of use in ``full`` only.

@@ -78,7 +78,7 @@ def network(command: Command) -> Command:
                 "--precision", type=click.Choice(PRECISIONS), default=_DEFAULT.precision,
                 show_default=True,
                 help="Only the product in int8, or every stage; or with --algorithm direct and "
-                "AMX operands in bfloat16.",
+                "AMX or AVX-512 BF16 operands in bfloat16.",
             ),
             click.option(
                 "--group-size", type=int, default=_DEFAULT.group_size, show_default=True,

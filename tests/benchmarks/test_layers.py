@@ -66,7 +66,7 @@ def test_layers_are_chosen_by_parts_and_patterns() -> None:
 
 def test_competitors_are_chosen_by_name_and_by_rows() -> None:
     found = peers.chosen(["litert", "wqtvm F(4"])
-    assert [(each.name, len(variants)) for each, variants in found] == [("litert", 1), ("wqtvm", 11)]
+    assert [(each.name, len(rows)) for each, rows in found] == [("litert", 1), ("wqtvm", 11)]
     with pytest.raises(ValueError, match="nobody is called 'caffe'"):
         peers.chosen(["caffe"])
 
@@ -159,7 +159,7 @@ def test_results_are_kept_and_found_for_the_same_sources_only(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"threads": 1, "isa": "sse"}, "isa is 'sse'; give one of best, vnni"),
+        ({"threads": 1, "isa": "sse"}, "isa is 'sse'; give one of best, bf16, vnni"),
         ({"threads": 1, "clock": "sun"}, "clock is 'sun'; give one of wall, cpu"),
         ({"threads": 2, "clock": "cpu"}, "give clock 'wall', or 1 thread"),
     ],

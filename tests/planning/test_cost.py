@@ -166,6 +166,16 @@ def test_bfloat16_is_between_int8_and_float32_on_amx() -> None:
     assert times[2] > 5 * times[1]
 
 
+def test_bfloat16_in_vectors_counts_by_its_own_peak() -> None:
+    record = lookup("wq/x86-bf16")
+    assert record.machine.bfloat16_gflops == pytest.approx(2 * record.machine.float32_gflops, 0.01)
+    planned = layer(320, 64, precision="bfloat16", group=0, weight_steps="filter")
+    slow = replace(record.machine, bfloat16_gflops=record.machine.bfloat16_gflops / 4)
+    typical, here = predict(planned, record, 1), predict(planned, record, 1, slow)
+    assert here.products == pytest.approx(4 * typical.products)
+    assert typical.ms < predict(layer(320, 64, "float"), record, 1).ms < here.ms
+
+
 def test_images_in_16_bits_take_less_of_the_bytes_alone() -> None:
     for planned in (layer(64, 200, "winograd", 4), layer(64, 200)):
         wide, narrow = (predict(planned, VNNI, 1, images=dtype) for dtype in ("float32", "float16"))

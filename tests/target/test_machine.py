@@ -35,6 +35,7 @@ def test_every_target_says_where_its_peaks_are_from() -> None:
         assert machine.l1_gbps >= machine.l2_gbps >= machine.l3_gbps >= machine.memory_gbps
         assert machine.l1_bytes <= machine.l2_bytes <= machine.l3_bytes
         assert (machine.tile_gops is None) == (machine.tile_dot == "")
+        assert (machine.bfloat16_gflops is None) == (machine.bfloat16 == "")
 
 
 def test_a_file_gives_the_rates_of_a_core_that_the_target_uses(tmp_path: Path) -> None:
@@ -47,6 +48,8 @@ def test_a_file_gives_the_rates_of_a_core_that_the_target_uses(tmp_path: Path) -
     assert measured_machine(VNNI, path, threads=3).dot_gops == 300
     ymm = measured_machine(lookup("wq/x86-avx-vnni").machine, path, 1)
     assert (ymm.dot_gops, ymm.float32_gflops) == (200, 50)
+    path = write(tmp_path, {**PEAKS, "bfloat16": 90e9})
+    assert measured_machine(lookup("wq/x86-bf16").machine, path, 1).bfloat16_gflops == 90
 
 
 def test_the_fewest_threads_count_where_there_are_no_fewer(tmp_path: Path) -> None:
@@ -58,6 +61,8 @@ def test_what_a_file_lacks_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, PEAKS)
     with pytest.raises(ConfigError, match="amx is None; the target needs it"):
         measured_machine(lookup("wq/x86-amx").machine, path, 1)
+    with pytest.raises(ConfigError, match="bfloat16 is None; the target needs it"):
+        measured_machine(lookup("wq/x86-bf16").machine, path, 1)
     with pytest.raises(ConfigError, match="No such file"):
         measured_machine(VNNI, tmp_path / "absent.json", 1)
     for text in ("{", "{}", "[]", "[3]"):

@@ -16,7 +16,8 @@ from wqtvm.quantization import sqnr_db
 LARGEST = 127  # of an int8 weight
 LEVELS = 255  # of an 8-bit activation, from its least to its largest value
 BYTES = {"u8": 1, "s8": 1, "bf16": 2, "f16": 2, "f32": 4}
-ISAS = ("best", "vnni")
+# What oneDNN is restricted to; only "best" has AMX.
+ISAS = {"best": "", "bf16": "AVX512_CORE_BF16", "vnni": "AVX512_CORE_VNNI"}
 CLOCKS = ("wall", "cpu")
 KIND_BYTES = {"int8": 1, "bfloat16": 2, "float32": 4}
 
@@ -103,7 +104,8 @@ class Setting:
     Attributes
     ----------
     threads : that compute.
-    isa : "best", or "vnni": no AMX, even where the CPU has it.
+    isa : "best", or "bf16" or "vnni": no AMX, even where the CPU has it, nor more than AVX-512 has
+        by that name.
     clock : "wall", or "cpu": the CPU time of the process, which for one thread is about what the
         wall clock would say if nothing else ran.
     """

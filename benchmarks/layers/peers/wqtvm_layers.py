@@ -49,7 +49,7 @@ CONFIGS = {
     "wqtvm F(4,3) g256, float16": wqtvm.WinogradConfig(tile=4, group_size=256, images="float16"),
     "wqtvm F(4,3) one group, float16": wqtvm.WinogradConfig(tile=4, group_size=0, images="float16"),
 }
-TARGETS = {"best": "wq", "vnni": "wq/x86-vnni"}
+TARGETS = {"best": "wq", "bf16": "wq/x86-bf16", "vnni": "wq/x86-vnni"}
 
 
 class ChannelsLast(nn.Module):
@@ -77,7 +77,7 @@ class Convolution:
         self.x = aligned(problem.x, dtype)
         weight, bias = (aligned(value) for value in (problem.weight, problem.bias))
         if config.precision == "bfloat16" and lookup(TARGETS[setting.isa]).bfloat16 is None:
-            raise CannotRunError("bfloat16 takes AMX")
+            raise CannotRunError("bfloat16 takes AMX or AVX-512 BF16")
         buffers = Buffers(setting.threads)
         with tvm.transform.PassContext(opt_level=3, instruments=[buffers]):
             self.compiled = wqtvm.compile(

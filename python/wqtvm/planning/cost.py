@@ -36,7 +36,7 @@ from ..topi.layer import workload_of
 from ..topi.workload import WinogradWorkload, Workload
 
 _FLOAT = 4  # bytes
-_BFLOAT16 = 2  # times that a product takes of one of int8
+_BFLOAT16 = 2  # times that a product on tile registers takes of one of int8
 _IMAGE_QUANTIZATION = 0.5  # of what a value takes that is quantized with its group's step
 # Share of the time in which tile registers are loaded from L2 that products do not hide.
 _TILE_LOADS = 0.4
@@ -142,6 +142,8 @@ class Work:
         peak, share = machine.dot_gops, efficiency.products
         if self.is_float:
             peak, share = machine.float32_gflops, efficiency.float_products
+        elif self.is_bfloat16 and machine.bfloat16_gflops is not None:
+            peak = machine.bfloat16_gflops
         elif machine.tile_gops is not None:
             peak = machine.tile_gops / (_BFLOAT16 if self.is_bfloat16 else 1)
         operations = machine.float32_gflops / 2 * _MEGA  # a millisecond

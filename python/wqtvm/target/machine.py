@@ -20,11 +20,11 @@ class Machine:
     Attributes
     ----------
     source : where the numbers are from.
-    dot, tile_dot, float32 : names of the rates of the dot product, of that of two-dimensional
-        registers ("" if there are none) and of float32 multiply-adds among what
-        ``python -m benchmarks.peaks --json`` measures.
-    dot_gops, tile_gops, float32_gflops : the rates, 1e9 operations a second; a multiplication and
-        its addition are two. ``tile_gops`` is None without such registers.
+    dot, tile_dot, float32, bfloat16 : names of the rates of the dot product, of that of
+        two-dimensional registers, of float32 multiply-adds and of dot products of bfloat16 in
+        vectors among what ``python -m benchmarks.peaks --json`` measures; "" where there are none.
+    dot_gops, tile_gops, float32_gflops, bfloat16_gflops : the rates, 1e9 operations a second; a
+        multiplication and its addition are two. None where there are none.
     l1_gbps, l2_gbps, l3_gbps, memory_gbps : 1e9 bytes a second read from there.
     l1_bytes, l2_bytes, l3_bytes : sizes; of an L3 that is shared what a core gets of it.
     cores : that work at once whatever the threads of the host, on a device; None: threads do.
@@ -50,6 +50,8 @@ class Machine:
     tile_dot: str = ""
     tile_gops: float | None = None
     cores: int | None = None
+    bfloat16: str = ""
+    bfloat16_gflops: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -109,6 +111,7 @@ def measured_machine(machine: Machine, path: str | Path, threads: int) -> Machin
         dot_gops=rate(machine.dot),
         tile_gops=rate(machine.tile_dot) if machine.tile_dot else None,
         float32_gflops=rate(machine.float32),
+        bfloat16_gflops=rate(machine.bfloat16) if machine.bfloat16 else None,
         l1_gbps=rate("l1"),
         l2_gbps=rate("l2"),
         l3_gbps=rate("l3"),

@@ -76,9 +76,10 @@ class TargetRecord:
     features : CPU flags, as Linux names them in /proc/cpuinfo, that the code may use.
     vector_lanes : float32 values of one vector register (on CUDA of one 128-bit access).
     dot : the dot-product instruction.
-    bfloat16 : that of bfloat16, or None where it takes as long as float32.
+    bfloat16 : that of bfloat16, or None where there is none.
     schedule : module of ``wqtvm.schedules`` that has the target's schedules.
     machine : peaks of one that is typical of the target, for predicted times.
+    has_tiles : whether there are two-dimensional registers, on which attention in bfloat16 is.
     """
 
     name: str
@@ -93,6 +94,7 @@ class TargetRecord:
     schedule: str
     machine: Machine
     bfloat16: DotProduct | None = None
+    has_tiles: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.startswith(PREFIX):
