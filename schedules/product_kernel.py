@@ -33,7 +33,7 @@ from .prefetch import NEAREST, fetch, loop_variables, realized
 
 MARK = "wq.product"  # on the loop over groups
 BLOCKS = "wq.product_blocks"  # on the loops over register blocks of one tap and panel
-_UNROLLED_STEPS = 16
+UNROLLED_STEPS = 16  # that may be straight code
 
 
 def write_products(
@@ -44,15 +44,17 @@ def write_products(
     reduce: int,
     instructions: Instructions,
     fetch_weights: int = NEAREST,
+    unroll_steps: bool = True,
 ) -> tirx.PrimFunc:
     """Replace each loop over groups that is marked, with the blocks in it, by the kernel.
 
-    ``fetch_weights`` is the level of the cache into which the next tap's U is fetched, or 0.
+    ``fetch_weights`` is the level of the cache into which the next tap's U is fetched, or 0;
+    ``unroll_steps`` whether up to ``UNROLLED_STEPS`` of a group are straight code.
     """
 
     def kernel(loop: tirx.For, blocks: list[Any]) -> Any:
         product = VectorProduct(loop, blocks, rows, vectors, lanes, reduce, instructions.dot)
-        return product.statement(fetch_weights)
+        return product.statement(fetch_weights, unroll_steps)
 
     return write_marked(function, kernel)
 
@@ -169,7 +171,7 @@ class VectorProduct(Product):
             for row in range(rows[0]) for column in range(rows[1]) for vector in range(vectors)
         ]  # fmt: skip
 
-    def statement(self, fetch_weights: int) -> Any:
+    def statement(self, fetch_weights: int, unroll_steps: bool) -> Any:
         """The kernel, in place of the loop."""
         zero = tirx.const(0, "int64")
         group = tirx.Var("g", "int64")
@@ -177,7 +179,7 @@ class VectorProduct(Product):
         body += self._step(zero, zero, first=True)
         inner = [
             *(self._fetch(group, fetch_weights) if fetch_weights else ()),
-            *self._other_steps(group),
+            *self._other_steps(group, unroll_steps),
             *self._scale(group, following=tirx.min(group + 1, self.groups - 1)),
         ]
         groups = tirx.const(self.groups, "int64")
@@ -190,10 +192,10 @@ class VectorProduct(Product):
         )
         return SBlockRealize([], True, block)
 
-    def _other_steps(self, group: Any) -> list[Any]:
+    def _other_steps(self, group: Any, unroll: bool) -> list[Any]:
         if self.steps == 1:
             return []
-        if self.steps <= _UNROLLED_STEPS:
+        if unroll and self.steps <= UNROLLED_STEPS:
             return [
                 statement
                 for step in range(1, self.steps)

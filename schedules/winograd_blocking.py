@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .instructions import Instructions, TileInstructions
 from .prefetch import NEAREST
+from .product_kernel import UNROLLED_STEPS
 from .space import Point, Space, Value, divisions, with_default
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class CpuBlocking:
     few_tiles : an accumulator block of no more tiles has as many vectors as may be chosen.
     fetch_weights : the level of the cache into which the next tap's U is fetched ahead, or 0.
     fetch_tiles : whether the next tile's M is fetched ahead.
+    unroll_steps : whether a group's products are straight code, if they are few, not a loop.
     """
 
     lanes: int
@@ -57,6 +59,7 @@ class CpuBlocking:
     few_tiles: int = 0
     fetch_weights: int = NEAREST
     fetch_tiles: bool = True
+    unroll_steps: bool = True
 
     def vectors(self, channels: int) -> int:
         """Vectors of output channels in an accumulator block: the most that divide a panel."""
@@ -107,6 +110,7 @@ class CpuBlocking:
         own = self.chosen(choices)
         vectors = own.vectors(own.panel(precision, channels, work.out_group_size))
         written, is_hadamard = self.instructions is not None, precision == "hadamard"
+        is_short = 1 < work.group_size // self.dot_reduce <= UNROLLED_STEPS
         default: Point = {
             "block": block,
             "registers": (math.prod(own.rows(block)), vectors),
@@ -114,6 +118,7 @@ class CpuBlocking:
             "by_panels": int(own.by_panels),
             "fetch_weights": own.fetch_weights,
             "fetch_tiles": int(own.fetch_tiles),
+            "unroll_steps": int(own.unroll_steps),
         }
         registers = product((8, 16, 32), (1, 2)) if self.tiles else _REGISTERS[self.lanes]
         knobs: dict[str, tuple[Value, ...]] = {
@@ -123,6 +128,7 @@ class CpuBlocking:
             "by_panels": (0, 1),
             "fetch_weights": (0, 1, 2) if written else (1,),
             "fetch_tiles": (0, 1) if written and is_hadamard else (1,),
+            "unroll_steps": (0, 1) if written and self.tiles is None and is_short else (1,),
         }
 
         def is_valid(point: Point) -> bool:

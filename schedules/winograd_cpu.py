@@ -77,8 +77,9 @@ def schedule_winograd(function: tirx.PrimFunc, blocking: CpuBlocking) -> tirx.Pr
     lanes, reduce = blocking.dot_lanes, blocking.dot_reduce
     if blocking.tiles is None:
         function = write_products(
-            function, rows, vectors, lanes, reduce, blocking.instructions, blocking.fetch_weights
-        )
+            function, rows, vectors, lanes, reduce, blocking.instructions, blocking.fetch_weights,
+            blocking.unroll_steps,
+        )  # fmt: skip
     else:
         function = write_tile_products(
             function, rows, vectors, lanes, reduce, blocking.tiles, blocking.fetch_weights

@@ -111,6 +111,20 @@ def test_weights_are_fetched_into_l1_if_l2_holds_them_and_else_into_l2(
         assert {each.mnemonic for each in loop.matching("prefetch.*")} == {fetch}
 
 
+def test_steps_are_straight_code_or_a_loop() -> None:
+    """As the point has it, of the same products; LLVM may take two steps of a loop at once."""
+    target, products = "wq/x86-vnni", []
+    default = make_layer(target, (1, 32, 64, 64), 64, group_size=64)
+    space = cpu_kernels(target).space(default.work, 2)
+    for unroll in (1, 0):
+        point = {**space.default, "unroll_steps": unroll}
+        layer = make_layer(target, (1, 32, 64, 64), 64, group_size=64, point=point)
+        code = assembly_of(tvm.compile(layer.scheduled(), target=layer.record.tvm_target())).code
+        products.append(len(code.matching("vpdpbusd")))
+    assert products[0] >= 16 * 8 * 2
+    assert products[1] <= products[0] / 4
+
+
 @each_target
 @each_precision
 @each_width

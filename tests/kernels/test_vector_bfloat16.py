@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 
 import wqtvm
 from wqtvm.errors import ConfigError
+from wqtvm.schedules.kernels import kernels_of
 from wqtvm.target import lookup
 from wqtvm.topi.direct_workload import DirectWorkload
 
@@ -65,6 +67,16 @@ def test_equals_the_reference(
 def test_results_do_not_depend_on_threads() -> None:
     alone, two = (make((1, 20, 21, 100), 48, threads=threads) for threads in (1, 2))
     np.testing.assert_array_equal(alone.run()["output"], two.run()["output"])
+
+
+@on_this_cpu
+def test_points_of_the_space_add_in_the_same_order() -> None:
+    default = make((1, 14, 19, 70), 100)
+    expected = default.run()["output"]
+    points = kernels_of(lookup(TARGET)).space(default.work, 2).points
+    for point in random.Random(0).sample(points, 5):
+        found = make((1, 14, 19, 70), 100, point=point).run()["output"]
+        np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), str(point))
 
 
 @on_this_cpu
