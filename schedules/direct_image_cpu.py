@@ -269,8 +269,11 @@ def schedule_one_sum(
     inline_epilogue(sch, output)
     v = sch.get(sch.get_sblock("V")).writes[0].source
     task, registers = _divide_output(sch, numbers, output, block, vectors, choices)
-    _schedule_products(sch, numbers, registers, vectors)
+    lane = _schedule_products(sch, numbers, registers, vectors)
     schedule_image(sch, numbers, task)
+    if numbers.tiles is None and numbers.intrinsic:
+        # Last: once tensorized, what bfloat16 is multiplied from can no longer be moved.
+        sch.tensorize(lane, numbers.intrinsic)
     function = expand_functions(sch.mod["main"])  # those of the epilogue
     if numbers.instructions is not None:
         function = write_quantization(function, numbers.instructions)
@@ -319,8 +322,11 @@ def _divide_output(
 
 def _schedule_products(
     sch: s_tir.Schedule, numbers: DirectBlocking, registers: Any, vectors: int
-) -> None:
-    """Budget: pixels x vectors accumulators of int32 stay in registers over all taps."""
+) -> Any:
+    """Budget: pixels x vectors accumulators of int32 stay in registers over all taps.
+
+    Returns the loop over lanes, which the dot product takes the place of.
+    """
     products = sch.get_sblock("products")
     sch.compute_at(products, registers, preserve_unit_loops=True)
     p, k, g, e, v, s = sch.get_loops(products)[-6:]
@@ -329,7 +335,7 @@ def _schedule_products(
     sch.reorder(g, e, v, step, p, vector, lane, pair)
     if numbers.tiles is not None:
         sch.annotate(g, REDUCTION, True)
-        return
+        return lane
     for loop in (p, vector):
         sch.unroll(loop)
     init = sch.decompose_reduction(products, g)
@@ -338,8 +344,7 @@ def _schedule_products(
     reads = [region.source.name for region in sch.get(products).reads]
     if "start" in reads:
         sch.unsafe_hide_buffer_access(products, "read", [reads.index("start")])
-    if numbers.intrinsic:
-        sch.tensorize(lane, numbers.intrinsic)
+    return lane
 
 
 def _schedule_quantization(sch: s_tir.Schedule, numbers: DirectBlocking, task: Any) -> None:

@@ -12,6 +12,7 @@ from .peers import Variant, variants
 from .peers.base import BYTES, KIND_BYTES
 from .race import Row
 from .results import Record
+from .transforms import transform_operations
 
 KIB, MIB = 1 << 10, 1 << 20
 DOUBTFUL_DB = 25.0  # below it, int8 is hardly of use: its time is marked
@@ -20,15 +21,20 @@ DOUBTFUL_DB = 25.0  # below it, int8 is hardly of use: its time is marked
 def floor_seconds(layer: Layer, variant: Variant, peaks: Peaks, isa: str) -> float:
     """Seconds that a variant takes at least: its products at the peak, or its bytes once.
 
-    Bytes are those of the input, the output, and the weights in the form that is streamed; they
-    come as fast as from the smallest cache that holds them all. Transforms are not counted.
+    To that come transforms, in float32: an operation takes the time of a multiply-add. Bytes are
+    those of the input, the output, and the weights in the form that is streamed; they come as fast
+    as from the smallest cache that holds them all.
     """
     operations = 2 * layer.macs * variant.products
     weights = layer.out_channels * layer.weights * KIND_BYTES[variant.kind] * variant.weight_growth
     moved = (
         layer.input_size * BYTES[variant.takes] + layer.output_size * BYTES[variant.gives] + weights
     )
-    return max(operations / peaks.product(variant.kind, isa), moved / peaks.bandwidth(moved))
+    transforms = 0.0
+    if variant.transforms is not None and layer.plain:
+        transforms = 2 * transform_operations(layer, *variant.transforms) / peaks.float32
+    products = operations / peaks.product(variant.kind, isa)
+    return max(products, moved / peaks.bandwidth(moved)) + transforms
 
 
 def fastest(record: Record) -> Record:
@@ -141,8 +147,8 @@ def notes(*, fastest: bool = False) -> list[str]:
         "and their SQNR includes the rounding of the result; ncnn and MNN take and give float and "
         "quantize within the run, ncnn symmetrically, MNN calibrated by its own tool on a crop of "
         f"at most {1 << 20} values. wqtvm takes and gives float, and quantizes within the run, "
-        "without calibration. The floor is max(products / peak, bytes / bandwidth), transforms "
-        "not counted.",
+        "without calibration. The floor is max(products / peak, bytes / bandwidth), plus "
+        "transforms by float32 multiply-adds at their peak.",
         f"An asterisk marks int8 below {DOUBTFUL_DB:.0f} dB.",
     ]
 

@@ -51,7 +51,7 @@ def tolerance(layer: Kernel) -> float:
         ((3, 7, 10, 3), 17, {"padding": 0}),
         ((2, 11, 13, 100), 48, {"stride": 2}),
         ((2, 7, 40, 64), 48, {"taps": 1, "stride": 2, "padding": 0}),
-        ((1, 30, 30, 320), 64, {}),
+        ((1, 48, 48, 256), 33, {}),  # tasks round their own pixels
     ],
 )
 def test_equals_the_reference(
@@ -74,7 +74,8 @@ def test_points_of_the_space_add_in_the_same_order() -> None:
     default = make((1, 14, 19, 70), 100)
     expected = default.run()["output"]
     points = kernels_of(lookup(TARGET)).space(default.work, 2).points
-    for point in random.Random(0).sample(points, 5):
+    own = [point for point in points if point["own_pixels"]]
+    for point in [*random.Random(0).sample(points, 4), *random.Random(0).sample(own, 2)]:
         found = make((1, 14, 19, 70), 100, point=point).run()["output"]
         np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), str(point))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ class Variant:
     products : of its algorithm, beside the direct convolution's.
     weight_growth : its weights in memory beside the direct convolution's.
     ours : whether it is wqtvm's.
+    transforms : family, tile and points of an algorithm that transforms, see
+        ``bilinear_algorithm``.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Variant:
     products: float = 1.0
     weight_growth: float = 1.0
     ours: bool = False
+    transforms: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True)
