@@ -15,6 +15,7 @@ from wqtvm.schedules import tuned
 from wqtvm.schedules.kernels import kernels_of
 from wqtvm.target import lookup
 from wqtvm.topi.layer import workload_of
+from wqtvm.tuning.session import _command
 
 FILES = sorted(tuned.FOLDER.glob("*.jsonl"))
 
@@ -58,4 +59,9 @@ def test_they_are_found_and_used(path: Path) -> None:
         own = kernels_of(record).divided(work, key["threads"], winner.point)
         assert divided == own
         assert {"cpu", "versions", "when", "command", "rounds"} <= entry.keys()
-        assert "/" not in entry["command"]
+        assert "/" not in entry["command"].replace("wq/", "")
+
+
+def test_commands_are_kept_without_folders() -> None:
+    words = ["/home/me/bin/wqtvm", "tune", "nets/unet.json", "--target", "wq/x86-vnni", "-q"]
+    assert _command(words) == "wqtvm tune unet.json --target wq/x86-vnni -q"

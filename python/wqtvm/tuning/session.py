@@ -30,7 +30,7 @@ from ..quantization.plan import LayerPlan, Plan
 from ..schedules.narrow_parameters import WIDE
 from ..schedules.space import Point
 from ..schedules.tuned import SHIPPED, records_of, winners_of
-from ..target import TargetRecord, lookup, usable_cpus
+from ..target import TargetRecord, lookup, target_names, usable_cpus
 from ..versions import versions
 from .journal import Journal, Trial
 from .task import Task, tasks_of
@@ -260,7 +260,7 @@ class _Session:
             remote=None if self.remote is None else self.remote.device,
             versions=versions(),
             # Folders are this machine's own affair; records travel.
-            command=" ".join(Path(each).name if "/" in each else each for each in sys.argv),
+            command=_command(sys.argv),
             seed=self.seed,
         )
 
@@ -443,3 +443,9 @@ class _Session:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _command(words: Sequence[str]) -> str:
+    """A command line without folders, which are of no use where records are read; with targets."""
+    names = target_names()
+    return " ".join(word if word in names else Path(word).name or word for word in words)
