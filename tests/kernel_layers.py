@@ -155,6 +155,21 @@ def make_layer(
     return Layer(work, target, x, quantize_weights(weight, scheme))
 
 
+def assert_close_sums(found: NDArray[np.float32], layer: Layer) -> None:
+    """The reference's output up to the rounding of float32 sums, of a layer in bfloat16.
+
+    Products are exact in float32; each addition may round by half an ulp of the sum so far.
+    """
+    additions = layer.work.scheme.kernel**2 * layer.work.in_channels
+    # Standard Gaussians: sums of n products are around sqrt(n), and below 6 times that; rounding
+    # errors add up like a walk of as many steps.
+    largest = 6 * additions**0.5
+    np.testing.assert_allclose(
+        found, layer.reference().output,
+        rtol=2.0**-23, atol=4 * 2.0**-24 * largest * additions**0.5,
+    )  # fmt: skip
+
+
 class Kernel(Protocol):
     """What is compiled and run."""
 

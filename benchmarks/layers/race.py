@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 from ..machine import Others
 from .peers import Competitor, Setting, Variant
-from .peers.base import ISAS
 
 WORKER = f"{__package__}.worker"
 PATIENCE = 900  # seconds until a reply
@@ -144,8 +143,8 @@ def environment(competitor: Competitor, setting: Setting) -> dict[str, str]:
         # environment.
         "PIP_REQUIRE_VIRTUALENV": "1",
     }
-    if ISAS[setting.isa] and competitor.onednn:
-        variables["ONEDNN_MAX_CPU_ISA"] = ISAS[setting.isa]
+    if setting.restriction and competitor.onednn:
+        variables["ONEDNN_MAX_CPU_ISA"] = setting.restriction
     return variables
 
 
@@ -162,7 +161,7 @@ def missing(competitor: Competitor) -> str | None:
 def unrestricted(competitor: Competitor, setting: Setting, has_amx: bool) -> str | None:
     """Return why a competitor cannot take part without AMX, or None."""
     ours = any(variant.ours for variant in competitor.variants)
-    if setting.isa == "best" or not has_amx or not competitor.amx or competitor.onednn or ours:
+    if not setting.restriction or not has_amx or not competitor.amx or competitor.onednn or ours:
         return None
     return "it would use AMX, and has no setting against it"
 

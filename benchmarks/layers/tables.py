@@ -173,7 +173,7 @@ def _setting(record: Record) -> str:
     text = f"{setting.threads} thread{plural}" + ", CPU time" * (setting.clock == "cpu")
     if peaks.amx is None:
         return f"{text}, no AMX"
-    if setting.isa != "best":
+    if setting.restriction:
         return f"{text}, restricted to {setting.isa.upper()}"
     # The same machine may load tiles fast today and slowly tomorrow.
     return f"{text}, AMX at {peaks.amx / 1e9:.0f} GOPS"

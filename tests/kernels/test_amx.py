@@ -17,7 +17,7 @@ import pytest
 import tvm
 from attention_layers import make_attention
 from kernel_assembly import assembly_of
-from kernel_layers import Kernel, make_layer
+from kernel_layers import Kernel, assert_close_sums, make_layer
 from numpy.typing import NDArray
 from tvm import tirx
 
@@ -225,16 +225,8 @@ def test_bfloat16_equals_the_reference(
     out_channels: int,
     options: dict[str, Any],
 ) -> None:
-    """Products are exact in float32; each addition may round by half an ulp of the sum so far."""
     layer = make_layer(TARGET, shape, out_channels, tile=1, precision="bfloat16", **options)
-    additions = layer.work.scheme.kernel**2 * shape[3]
-    # Standard Gaussians: sums of n products are around sqrt(n), and below 6 times that; rounding
-    # errors add up like a walk of as many steps.
-    largest = 6 * additions**0.5
-    np.testing.assert_allclose(
-        run(layer), layer.reference().output,
-        rtol=2.0**-23, atol=4 * 2.0**-24 * largest * additions**0.5,
-    )  # fmt: skip
+    assert_close_sums(run(layer), layer)
 
 
 def test_tile_instructions_of_bfloat16_are_in_the_products() -> None:

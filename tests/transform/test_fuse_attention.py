@@ -211,7 +211,7 @@ def test_in_bfloat16() -> None:
 
 def test_bfloat16_is_refused_where_the_target_has_none() -> None:
     config = wqtvm.WinogradConfig(attention="bfloat16")
-    with pytest.raises(ConfigError, match="for which wq/x86-avx2 has no tile registers"):
+    with pytest.raises(ConfigError, match="attention is 'bfloat16', for which wq/x86-avx2 has no"):
         wqtvm.compile(Calls(manual), qkv(), target="wq/x86-avx2", config=config)
     with pytest.raises(ConfigError, match="attention is 'int8'"):
         wqtvm.WinogradConfig(attention="int8")  # type: ignore[arg-type]

@@ -71,9 +71,7 @@ COMPETITORS: tuple[Competitor, ...] = (
         Variant("wqtvm direct image, float16", "int8", **F16, ours=True),
         Variant("wqtvm F(4,3), float16", "int8", **F16, **F4, ours=True),
         *(
-            Variant(
-                f"wqtvm F(4,3) {group}, float16", "int8", **F16, **F4, ours=True
-            )
+            Variant(f"wqtvm F(4,3) {group}, float16", "int8", **F16, **F4, ours=True)
             for group in ("g64", "g128", "g256", "one group")
         ),
     )),

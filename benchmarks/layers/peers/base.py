@@ -117,6 +117,11 @@ class Setting:
     isa: str = "best"
     clock: str = "wall"
 
+    @property
+    def restriction(self) -> str:
+        """What oneDNN is restricted to, which is less than AMX; "" if to nothing."""
+        return ISAS[self.isa]
+
     def __post_init__(self) -> None:
         if self.isa not in ISAS:
             raise ValueError(f"isa is {self.isa!r}; give one of {', '.join(ISAS)}")

@@ -19,7 +19,7 @@ class Convolution:
         self.kernel = next(iter(convolution_kernels(compiled)), "no convolution at all")
         if not self.kernel.endswith("I8"):
             raise CannotRunError(f"OpenVINO computes it by {self.kernel}, which is not int8")
-        if setting.isa != "best" and "amx" in self.kernel:
+        if setting.restriction and "amx" in self.kernel:
             raise CannotRunError(f"OpenVINO uses {self.kernel} although oneDNN is restricted")
         self.request = compiled.create_infer_request()
         self.request.set_input_tensor(openvino.Tensor(self.quantized.x))

@@ -28,7 +28,7 @@ class Network:
         kernels = convolution_kernels(compiled)
         if variant.kind == "int8" and not any(kernel.endswith("I8") for kernel in kernels):
             raise CannotRunError(f"OpenVINO computes it by {', '.join(sorted(set(kernels)))}")
-        if setting.isa != "best" and any("amx" in kernel for kernel in kernels):
+        if setting.restriction and any("amx" in kernel for kernel in kernels):
             raise CannotRunError("OpenVINO uses AMX although oneDNN is restricted")
         self.request = compiled.create_infer_request()
         self.request.set_input_tensor(openvino.Tensor(problem.x.numpy()))

@@ -259,7 +259,6 @@ class _Session:
             host=platform.machine(),
             remote=None if self.remote is None else self.remote.device,
             versions=versions(),
-            # Folders are this machine's own affair; records travel.
             command=_command(sys.argv),
             seed=self.seed,
         )
@@ -446,6 +445,6 @@ class _Session:
 
 
 def _command(words: Sequence[str]) -> str:
-    """A command line without folders, which are of no use where records are read; with targets."""
+    """A command line without folders: they are this machine's own affair, and records travel."""
     names = target_names()
     return " ".join(word if word in names else Path(word).name or word for word in words)
